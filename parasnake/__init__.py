@@ -1,0 +1,3 @@
+"""Distributed number crunching with Python."""
+
+__version__ = "0.2.0"
