@@ -132,7 +132,16 @@ class TaskFailed(ParasnakeError):
 
 
 class NodeFailed(ParasnakeError):
-    """A node cannot do any work: its workers do not even start."""
+    """A node cannot do any work: its workers do not even start.
+
+    Attributes
+    ----------
+    remote: the traceback of the last worker, or ""
+    """
+
+    def __init__(self, text: str, remote: str = "") -> None:
+        super().__init__(text)
+        self.remote = remote
 
 
 class Interrupted(ParasnakeError):

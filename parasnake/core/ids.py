@@ -11,6 +11,9 @@ TaskId = NewType("TaskId", int)
 Attempt = NewType("Attempt", int)
 """How many times a task was sent before, from 0; with the task id it names one sending."""
 
+NodeKey = NewType("NodeKey", bytes)
+"""The 16 bytes of a ``NodeId``: what the wire and the scheduler use."""
+
 PeerId = NewType("PeerId", int)
 """One connection to the server, counted from 0; never used twice."""
 

@@ -1,0 +1,383 @@
+"""The server's decisions: connections and their messages on one side, the scheduler on the other.
+
+The shell tells the farm what it heard (``message``, ``heard``, ``gone``) and what its hooks answered,
+and takes from it what to do (``next_step``): messages to send, hooks to call, things to tell the user.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..errors import MessageError
+from .ids import JobId, NodeKey, PeerId
+from .messages import (
+    PROTOCOL_VERSION,
+    AskInit,
+    Failure,
+    FailureKind,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Init,
+    Message,
+    NodeGone,
+    Parts,
+    Quit,
+    QuitKind,
+    Ready,
+    Refused,
+    RefusalKind,
+    Result,
+    Task,
+    Welcome,
+)
+from .scheduler import Assign, Loss, Policy, Scheduler
+from .scheduler import Step as SchedulerStep
+
+HEARTBEATS_PER_TIMEOUT = 3
+"""An agent that has nothing to say sends this many heartbeats in one heartbeat timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the farm must know of the job that it serves."""
+
+    id: JobId
+    app: str
+    digest: str
+    library: str
+    python: str
+    heartbeat_timeout: float
+    init_per_node: bool
+    has_init: bool
+    policy: Policy
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """An authenticated connection to an agent."""
+
+    id: PeerId
+    address: str
+    hello: Hello | None = None
+    nodes: set[NodeKey] = field(default_factory=set)
+    welcomed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Where it is, for people: host, process and address."""
+        if self.hello is None:
+            return self.address
+        return f"{self.hello.host} (pid {self.hello.pid}, {self.address})"
+
+
+class Send(NamedTuple):
+    """Step: send this message."""
+
+    peer: PeerId
+    message: Message
+
+
+class Drop(NamedTuple):
+    """Step: close this connection, once what was sent before has gone out."""
+
+    peer: PeerId
+
+
+class CallInit(NamedTuple):
+    """Step: call ``init_data`` for an agent (``node`` is None) or a node, then ``init_given``."""
+
+    peer: PeerId
+    node: NodeKey | None
+
+
+class AgentJoined(NamedTuple):
+    """Step: tell that an agent has been welcomed; ``differences`` are worth a warning."""
+
+    peer: Peer
+    differences: list[str]
+
+
+class AgentRefused(NamedTuple):
+    """Step: tell that an agent was sent away."""
+
+    peer: Peer
+    reason: str
+
+
+class AgentLeft(NamedTuple):
+    """Step: tell that an agent is gone; ``lost``: it did not say goodbye."""
+
+    peer: Peer
+    lost: bool
+    reason: str
+    remote: str
+    tasks: int
+
+
+class NodeJoined(NamedTuple):
+    """Step: tell that a node takes tasks now."""
+
+    peer: Peer
+    node: NodeKey
+
+
+class NodeDied(NamedTuple):
+    """Step: tell that a worker process has died."""
+
+    peer: Peer
+    node: NodeKey
+    reason: str
+
+
+Step = (
+    SchedulerStep
+    | Send
+    | Drop
+    | CallInit
+    | AgentJoined
+    | AgentRefused
+    | AgentLeft
+    | NodeJoined
+    | NodeDied
+)
+
+
+class Farm:
+    """One job on its server: who is there, what they do, what to do next."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.scheduler = Scheduler(job.policy)
+        self._peers: dict[PeerId, Peer] = {}
+        self._heard: dict[PeerId, float] = {}  # when, the longest silent first
+        self._steps: deque[Step] = deque()
+        self._quit: Quit | None = None
+
+    # ---- what is
+
+    @property
+    def peers(self) -> dict[PeerId, Peer]:
+        """All authenticated connections; not to be changed."""
+        return self._peers
+
+    @property
+    def heard_at(self) -> dict[PeerId, float]:
+        """When each agent was last heard; not to be changed."""
+        return self._heard
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` should be called at the latest."""
+        times = [self.scheduler.deadline] if self._quit is None else []
+        if self._heard:
+            times.append(next(iter(self._heard.values())) + self.job.heartbeat_timeout)
+        return min((time for time in times if time is not None), default=None)
+
+    # ---- what happened
+
+    def connected(self, peer_id: PeerId, address: str, now: float) -> None:
+        """A connection has been authenticated."""
+        self._peers[peer_id] = Peer(peer_id, address)
+        self._heard[peer_id] = now
+
+    def heard(self, peer_id: PeerId, now: float) -> None:
+        """Some bytes have come from an agent: it lives."""
+        if self._heard.pop(peer_id, None) is not None:
+            self._heard[peer_id] = now
+
+    def forgive(self, now: float) -> None:
+        """The server itself did not listen until now: nobody's silence counts."""
+        self._heard = dict.fromkeys(self._heard, now)
+
+    def gone(self, peer_id: PeerId, reason: str) -> None:
+        """A connection has ended without a goodbye."""
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            self._remove(peer, Loss.LOST, reason)
+
+    def tick(self, now: float) -> bool:
+        """Time has passed: the silent are lost. True if it is time to ask for new data again."""
+        limit = now - self.job.heartbeat_timeout
+        for peer_id, heard in list(self._heard.items()):
+            if heard > limit:
+                break
+            self._steps.append(Drop(peer_id))
+            silence = f"nothing heard for {now - heard:.0f} s (heartbeat_timeout)"
+            self._remove(self._peers[peer_id], Loss.LOST, silence)
+        return self._quit is None and self.scheduler.tick(now)
+
+    def message(self, peer_id: PeerId, message: Message) -> None:
+        """An agent has said something.
+
+        Raises ``MessageError`` if it may not say that now; its connection must be closed then.
+        """
+        peer = self._peers.get(peer_id)
+        if peer is None or self._quit is not None:
+            return  # it has just been dropped, or all are being sent home
+        if isinstance(message, Hello):
+            self._hello(peer, message)
+            return
+        if not peer.welcomed:
+            raise MessageError(f"{type(message).__name__} before the welcome")
+        if isinstance(message, Result):
+            self._own(peer, message.node)
+            self.scheduler.result(*message)
+        else:
+            self._other(peer, message)
+
+    def _other(self, peer: Peer, message: Message) -> None:
+        match message:
+            case Failure(node, task, attempt, _, kind, reason, remote):
+                self._own(peer, node)
+                final = kind == FailureKind.UNPICKLABLE_RESULT
+                self.scheduler.failure(node, task, attempt, reason, remote, final=final)
+            case Ready(node):
+                self._ready(peer, node)
+            case AskInit(node):
+                self._ask_init(peer, node)
+            case NodeGone(node, reason):
+                self._node_gone(peer, node, reason)
+            case Goodbye(reason, remote):
+                self._steps.append(Drop(peer.id))
+                self._remove(peer, Loss.LEFT, reason, remote)
+            case Heartbeat():
+                pass
+            case _:
+                raise MessageError(f"an agent may not send {type(message).__name__}")
+
+    def _hello(self, peer: Peer, hello: Hello) -> None:
+        if peer.hello is not None:
+            raise MessageError("a second Hello")
+        peer.hello = hello
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            self._steps += [
+                Send(peer.id, refusal),
+                Drop(peer.id),
+                AgentRefused(peer, refusal.reason),
+            ]
+            self._forget(peer)
+            return
+        if self.job.init_per_node or not self.job.has_init:
+            self.init_given(peer.id, None, ())
+        else:
+            self._steps.append(CallInit(peer.id, None))
+
+    def _refusal(self, hello: Hello) -> Refused | None:
+        job = self.job
+        if hello.protocol != PROTOCOL_VERSION:
+            return Refused(
+                RefusalKind.PROTOCOL,
+                f"the server speaks protocol {PROTOCOL_VERSION} (Parasnake {job.library}), "
+                f"the node protocol {hello.protocol} (Parasnake {hello.library})",
+            )
+        if hello.app != job.app:
+            return Refused(
+                RefusalKind.APP,
+                f"the server runs the app {job.app!r}, the node belongs to the app {hello.app!r}",
+            )
+        return None
+
+    def init_given(self, peer_id: PeerId, node: NodeKey | None, payload: Parts) -> None:
+        """Answer to ``CallInit``."""
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            return
+        if node is not None:
+            self._steps.append(Send(peer_id, Init(node, payload)))
+            return
+        job = self.job
+        interval = job.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT
+        welcome = Welcome(job.id, interval, job.init_per_node, job.python, job.digest, payload)
+        peer.welcomed = True
+        self._steps += [Send(peer_id, welcome), AgentJoined(peer, self._differences(peer))]
+
+    def _differences(self, peer: Peer) -> list[str]:
+        hello = peer.hello
+        assert hello is not None
+        return differences(self.job.python, self.job.digest, hello.python, hello.digest)
+
+    def _ask_init(self, peer: Peer, node: NodeKey) -> None:
+        if not self.job.init_per_node:
+            raise MessageError("AskInit, but the init data came with the welcome")
+        self._steps.append(CallInit(peer.id, node))
+
+    def _ready(self, peer: Peer, node: NodeKey) -> None:
+        if node in self.scheduler.nodes:
+            raise MessageError("Ready for a node that is there already")
+        peer.nodes.add(node)
+        self.scheduler.join(node, peer.id)
+        self._steps.append(NodeJoined(peer, node))
+
+    def _node_gone(self, peer: Peer, node: NodeKey, reason: str) -> None:
+        self._own(peer, node)
+        if node not in peer.nodes:
+            return  # it had not been ready
+        peer.nodes.remove(node)
+        self._steps.append(NodeDied(peer, node, reason))
+        self.scheduler.lose(node, Loss.DIED, reason)
+
+    def _own(self, peer: Peer, node: NodeKey) -> None:
+        known = self.scheduler.nodes.get(node)
+        if known is not None and known.peer != peer.id:
+            raise MessageError("a message in the name of another agent's node")
+
+    def _remove(self, peer: Peer, loss: Loss, reason: str, remote: str = "") -> None:
+        tasks = 0
+        where = f"node lost: {reason}"
+        for node in peer.nodes:
+            tasks += self.scheduler.lose(node, loss, where, remote)
+        if peer.welcomed:
+            lost = loss is Loss.LOST and self._quit is None
+            self._steps.append(AgentLeft(peer, lost, reason, remote, tasks))
+        self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        del self._peers[peer.id]
+        self._heard.pop(peer.id, None)
+
+    # ---- what to do
+
+    def next_step(self) -> Step | None:
+        """Return the next thing to do, or None when there is nothing to do but wait."""
+        if self._steps:
+            return self._steps.popleft()
+        step = self.scheduler.next_step() if self._quit is None else None
+        if isinstance(step, Assign):
+            return self.sending(step)
+        return step
+
+    @staticmethod
+    def sending(step: Assign) -> Send:
+        """Turn an assignment into the message that carries it."""
+        task, node = step.task, step.node
+        return Send(node.peer, Task(node.key, task.id, step.attempt, task.payload))
+
+    def give(self, payload: Parts, data: object) -> Send:
+        """Answer to ``AskData``: returns the message to send."""
+        return self.sending(self.scheduler.give(payload, data))
+
+    def quit(self, kind: QuitKind, reason: str) -> int:
+        """The job is over: send everybody home; returns how many open tasks are dropped."""
+        dropped = self.scheduler.stop()
+        self._quit = Quit(kind, reason)
+        self._steps += [Send(peer_id, self._quit) for peer_id in self._peers]
+        return dropped
+
+
+def differences(
+    server_python: str, server_digest: str, node_python: str, node_digest: str
+) -> list[str]:
+    """Say in which ways worth a warning a node differs from its server."""
+    found = []
+    if server_python.split(".")[:2] != node_python.split(".")[:2]:
+        found.append(f"the server runs Python {server_python}, the node Python {node_python}")
+    if server_digest and node_digest and server_digest != node_digest:
+        found.append(
+            "the code of the process hook is not the same on server and node "
+            f"(digests {server_digest[:8]} and {node_digest[:8]})"
+        )
+    return found

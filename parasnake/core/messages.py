@@ -1,0 +1,424 @@
+"""The messages between server, agent and worker, and their bytes.
+
+A message is a header (kind, one byte; length of what follows, eight bytes, big-endian), fields of
+fixed size, texts (each four bytes of length and UTF-8), and for some kinds a payload, which is the
+rest. ``LAYOUTS`` below is the whole format. Server and agent exchange messages inside the records of
+a session, agent and worker exchange the same messages in clear over a socket pair.
+
+Of ``Hello`` the first three fields never change, so that any two versions can refuse each other.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+from ..errors import MessageError
+from .ids import Attempt, JobId, NodeKey, TaskId
+
+PROTOCOL_VERSION = 1
+
+Buffer = bytes | bytearray | memoryview
+Parts = tuple[Buffer, ...]
+"""A payload: pieces whose concatenation counts. What was received has one piece, or none."""
+
+
+class FailureKind(IntEnum):
+    """What went wrong with a task on its worker."""
+
+    EXCEPTION = 0
+    """``process`` raised."""
+    UNREADABLE_DATA = 1
+    """The data could not be rebuilt on the node."""
+    UNPICKLABLE_RESULT = 2
+    """The result could not be serialised."""
+
+
+class RefusalKind(IntEnum):
+    """Why the server does not take an agent."""
+
+    PROTOCOL = 0
+    APP = 1
+
+
+class QuitKind(IntEnum):
+    """Why the server sends its agents home."""
+
+    DONE = 0
+    STOPPED = 1
+    """By a signal, or by the program."""
+    FAILED = 2
+
+
+class Hello(NamedTuple):
+    """Agent to server, first. ``protocol``, ``pid`` and ``library`` are frozen for ever."""
+
+    protocol: int
+    pid: int
+    library: str
+    python: str
+    app: str
+    digest: str
+    host: str
+
+
+class AskInit(NamedTuple):
+    """Agent to server: this node needs init data of its own."""
+
+    node: NodeKey
+
+
+class Ready(NamedTuple):
+    """Worker to agent to server: this node takes tasks from now on."""
+
+    node: NodeKey
+
+
+class Result(NamedTuple):
+    """Worker to agent to server. ``seconds`` is the time spent in ``process``."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+    seconds: float
+    payload: Parts
+
+
+class Failure(NamedTuple):
+    """Worker to agent to server: this attempt gave no result."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+    seconds: float
+    kind: int
+    reason: str
+    remote: str
+
+
+class NodeGone(NamedTuple):
+    """Agent to server: a worker has died; ``reason`` is the cause of its death."""
+
+    node: NodeKey
+    reason: str
+
+
+class NodeBroken(NamedTuple):
+    """Worker to agent: it cannot begin (``node_init`` raised, the script cannot be imported)."""
+
+    node: NodeKey
+    reason: str
+    remote: str
+
+
+class Heartbeat(NamedTuple):
+    """Agent to server: alive, though there was nothing to say."""
+
+
+class Goodbye(NamedTuple):
+    """Agent to server: leaving; what was running is handed back. ``remote``: a traceback, or empty."""
+
+    reason: str
+    remote: str
+
+
+class Welcome(NamedTuple):
+    """Server to agent: in. ``payload`` is the init data, unless each node has its own."""
+
+    job: JobId
+    heartbeat_interval: float
+    init_per_node: bool
+    server_python: str
+    digest: str
+    payload: Parts
+
+
+class Refused(NamedTuple):
+    """Server to agent: not in, and trying again would not help."""
+
+    kind: int
+    reason: str
+
+
+class Init(NamedTuple):
+    """Server to agent to worker: the init data of one node."""
+
+    node: NodeKey
+    payload: Parts
+
+
+class Task(NamedTuple):
+    """Server to agent to worker: compute this."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+    payload: Parts
+
+
+class Cancel(NamedTuple):
+    """Server to agent: the result of this attempt is no longer wanted."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+
+
+class Quit(NamedTuple):
+    """Server to agent: leave."""
+
+    kind: int
+    reason: str
+
+
+Message = (
+    Hello
+    | AskInit
+    | Ready
+    | Result
+    | Failure
+    | NodeGone
+    | NodeBroken
+    | Heartbeat
+    | Goodbye
+    | Welcome
+    | Refused
+    | Init
+    | Task
+    | Cancel
+    | Quit
+)
+
+
+class Layout:
+    """How one kind of message is written: fixed fields first, then texts, then the payload."""
+
+    def __init__(self, kind: int, fixed: str, *, texts: int = 0, payload: bool = False) -> None:
+        self.kind = kind
+        self.struct = Struct(">" + fixed)
+        self.head = Struct(">BQ" + fixed)
+        self.fixed_fields = len(self.struct.unpack(bytes(self.struct.size)))
+        self.texts = texts
+        self.payload = payload
+
+
+LAYOUTS: dict[type[Message], Layout] = {
+    Hello: Layout(1, "HI", texts=5),
+    AskInit: Layout(2, "16s"),
+    Ready: Layout(3, "16s"),
+    Result: Layout(4, "16sQId", payload=True),
+    Failure: Layout(5, "16sQIdB", texts=2),
+    NodeGone: Layout(6, "16s", texts=1),
+    NodeBroken: Layout(7, "16s", texts=2),
+    Heartbeat: Layout(8, ""),
+    Goodbye: Layout(9, "", texts=2),
+    Welcome: Layout(64, "16sd?", texts=2, payload=True),
+    Refused: Layout(65, "B", texts=1),
+    Init: Layout(66, "16s", payload=True),
+    Task: Layout(67, "16sQI", payload=True),
+    Cancel: Layout(68, "16sQI"),
+    Quit: Layout(69, "B", texts=1),
+}
+_CLASSES: dict[int, type[Message]] = {layout.kind: cls for cls, layout in LAYOUTS.items()}
+
+FROM_AGENT = frozenset(
+    {Hello, AskInit, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
+)
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Cancel, Quit})
+FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, NodeBroken})
+TO_WORKER = frozenset({Init, Task})
+
+HEADER = Struct(">BQ")
+_TEXT_LENGTH = Struct(">I")
+MAX_TEXT = 1 << 20
+"""Bytes of texts in one message; payloads have no limit but memory."""
+JOIN_LIMIT = 1 << 14
+"""A payload shorter than this is sent as one piece with its head."""
+OWN_BUFFER = 1 << 16
+"""A payload longer than this is received straight into a buffer of its own."""
+
+
+def encode(message: Message) -> list[Buffer]:
+    """Return the bytes of a message as pieces to be sent one after another.
+
+    Long payloads are not copied: their pieces are returned as they are.
+    """
+    layout = LAYOUTS[type(message)]
+    fixed = message[: layout.fixed_fields]
+    texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
+    payload: Parts = message[-1] if layout.payload else ()  # type: ignore[assignment]
+    size = sum(map(len, payload))
+    head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
+    if size <= JOIN_LIMIT:
+        return [b"".join((head, *payload))]
+    return [head, *payload]
+
+
+def _join_texts(texts: Sequence[object]) -> bytes:
+    pieces = []
+    for text in texts:
+        encoded = str(text).encode("utf-8", "backslashreplace")
+        pieces += [_TEXT_LENGTH.pack(len(encoded)), encoded]
+    return b"".join(pieces)
+
+
+def _split_texts(data: memoryview, count: int) -> tuple[list[str], int]:
+    """Return the first ``count`` texts and where they end."""
+    texts: list[str] = []
+    position = 0
+    for _ in range(count):
+        start = position + _TEXT_LENGTH.size
+        if len(data) < start:
+            raise MessageError("a message ends inside its texts")
+        (length,) = _TEXT_LENGTH.unpack_from(data, position)
+        position = start + length
+        if len(data) < position:
+            raise MessageError("a message ends inside its texts")
+        texts.append(str(data[start:position], "utf-8", "replace"))
+    return texts, position
+
+
+def decode(kind: type[Message], body: memoryview) -> Message:
+    """Return the message whose bytes after the header are ``body``.
+
+    Raises ``MessageError`` if it is too short or too long.
+    """
+    layout = LAYOUTS[kind]
+    size = layout.struct.size
+    if len(body) < size:
+        raise MessageError(f"a {kind.__name__} message is too short")
+    fields: list[object] = list(layout.struct.unpack_from(body))
+    rest = body[size:]
+    if kind is Hello and fields[0] != PROTOCOL_VERSION:
+        return Hello(*fields, *_split_texts(rest, 1)[0], "", "", "", "")  # type: ignore[arg-type]
+    if layout.texts:
+        texts, end = _split_texts(rest, layout.texts)
+        fields += texts
+        rest = rest[end:]
+    if layout.payload:
+        fields.append((bytes(rest),) if len(rest) else ())
+    elif len(rest):
+        raise MessageError(f"a {kind.__name__} message is too long")
+    return kind(*fields)  # type: ignore[arg-type]
+
+
+class MessageReader:
+    """Puts messages together from a stream of bytes, however it is cut.
+
+    Parameters
+    ----------
+    allowed: the kinds that may come from this side
+
+    Bytes come in by ``feed``. While a long payload is being received, ``target`` is its unfilled
+    rest: fill some of it from the left and tell by ``filled``, which spares a copy. Both return the
+    messages that were completed by it, in order, and raise ``MessageError`` for what is no message;
+    then the reader must not be used any more.
+    """
+
+    def __init__(self, allowed: frozenset[type[Message]]) -> None:
+        self._allowed = allowed
+        self._rest = bytearray()
+        self._long: _LongMessage | None = None
+
+    @property
+    def target(self) -> memoryview | None:
+        """Where the next bytes belong, if a long payload is being received."""
+        return self._long.free if self._long else None
+
+    def filled(self, count: int) -> list[Message]:
+        """Take note that the first ``count`` bytes of ``target`` have been filled."""
+        long = self._long
+        assert long is not None
+        long.free = long.free[count:]
+        if len(long.free):
+            return []
+        self._long = None
+        return [long.finish()]
+
+    def feed(self, data: Buffer) -> list[Message]:
+        """Take the next bytes of the stream."""
+        messages: list[Message] = []
+        view = memoryview(data)
+        if self._long:
+            count = min(len(view), len(self._long.free))
+            self._long.free[:count] = view[:count]
+            messages += self.filled(count)
+            view = view[count:]
+        if self._rest:
+            self._rest += view
+            view = memoryview(bytes(self._rest))
+            self._rest.clear()
+        used = self._parse(view, messages)
+        if used < len(view):
+            self._rest += view[used:]
+        return messages
+
+    def _parse(self, view: memoryview, messages: list[Message]) -> int:
+        """Append the complete messages in ``view``; return how many bytes they took."""
+        position, end = 0, len(view)
+        while end - position >= HEADER.size:
+            code, length = HEADER.unpack_from(view, position)
+            kind = _CLASSES.get(code)
+            if kind is None or kind not in self._allowed:
+                raise MessageError(f"a message of kind {code} may not come from this side")
+            start = position + HEADER.size
+            if length > OWN_BUFFER and LAYOUTS[kind].payload:
+                taken = self._begin_long(kind, length, view[start:], messages)
+                if not taken:
+                    break
+                position = start + taken
+                continue
+            if length > MAX_TEXT:
+                raise MessageError(f"a {kind.__name__} message claims {length} bytes")
+            if end - start < length:
+                break
+            messages.append(decode(kind, view[start : start + length]))
+            position = start + length
+        return position
+
+    def _begin_long(
+        self, kind: type[Message], length: int, body: memoryview, messages: list[Message]
+    ) -> int:
+        """Allocate for a long payload once the fields before it are here; return the bytes taken."""
+        layout = LAYOUTS[kind]
+        size = layout.struct.size
+        if layout.texts:
+            if len(body) < min(length, OWN_BUFFER):  # the texts are somewhere in there
+                return 0
+            size += _split_texts(body[size:], layout.texts)[1]
+        if len(body) < size:
+            return 0
+        self._long = _LongMessage(kind, decode(kind, body[:size]), length - size)
+        count = min(len(body) - size, len(self._long.free))
+        self._long.free[:count] = body[size : size + count]
+        messages += self.filled(count)
+        return size + count
+
+
+class _LongMessage:
+    """A message whose payload is still being received."""
+
+    def __init__(self, kind: type[Message], head: Message, length: int) -> None:
+        self._kind = kind
+        self._head = head
+        self._buffer = _allocate(length)
+        self.free = self._buffer
+
+    def finish(self) -> Message:
+        return self._kind(*self._head[:-1], (self._buffer,))  # type: ignore[arg-type]
+
+
+def _allocate(size: int) -> memoryview:
+    """Return zeroed memory that costs nothing before it is written to, where the system can.
+
+    A ``bytearray`` would write half a gigabyte of zeros first.
+    """
+    try:
+        if hasattr(mmap, "MAP_ANONYMOUS"):
+            return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return memoryview(bytearray(size))
+    except (MemoryError, OSError, OverflowError, ValueError) as error:
+        raise MessageError(f"a message claims {size} bytes: no memory for it") from error
