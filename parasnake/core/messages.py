@@ -11,10 +11,10 @@ Of ``Hello`` the first three fields never change, so that any two versions can r
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import MessageError
 from .ids import Attempt, JobId, NodeKey, TaskId
@@ -224,6 +224,12 @@ LAYOUTS: dict[type[Message], Layout] = {
 }
 _CLASSES: dict[int, type[Message]] = {layout.kind: cls for cls, layout in LAYOUTS.items()}
 
+
+def _make(kind: type[Message], *fields: object) -> Message:
+    construct: Callable[..., Message] = kind
+    return construct(*fields)
+
+
 FROM_AGENT = frozenset(
     {Hello, AskInit, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
 )
@@ -249,7 +255,8 @@ def encode(message: Message) -> list[Buffer]:
     layout = LAYOUTS[type(message)]
     fixed = message[: layout.fixed_fields]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
-    payload: Parts = message[-1] if layout.payload else ()  # type: ignore[assignment]
+    fields: tuple[Any, ...] = message
+    payload: Parts = fields[-1] if layout.payload else ()
     size = sum(map(len, payload))
     head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
     if size <= JOIN_LIMIT:
@@ -293,7 +300,7 @@ def decode(kind: type[Message], body: memoryview) -> Message:
     fields: list[object] = list(layout.struct.unpack_from(body))
     rest = body[size:]
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
-        return Hello(*fields, *_split_texts(rest, 1)[0], "", "", "", "")  # type: ignore[arg-type]
+        return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "")
     if layout.texts:
         texts, end = _split_texts(rest, layout.texts)
         fields += texts
@@ -302,7 +309,7 @@ def decode(kind: type[Message], body: memoryview) -> Message:
         fields.append((bytes(rest),) if len(rest) else ())
     elif len(rest):
         raise MessageError(f"a {kind.__name__} message is too long")
-    return kind(*fields)  # type: ignore[arg-type]
+    return _make(kind, *fields)
 
 
 class MessageReader:
@@ -408,7 +415,7 @@ class _LongMessage:
         self.free = self._buffer
 
     def finish(self) -> Message:
-        return self._kind(*self._head[:-1], (self._buffer,))  # type: ignore[arg-type]
+        return _make(self._kind, *self._head[:-1], (self._buffer,))
 
 
 def _allocate(size: int) -> memoryview:
