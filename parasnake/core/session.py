@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum, auto
 
-from ..errors import HandshakeError, NotParasnakeError, ProtocolError, WrongKeyError
+from ..errors import HandshakeError, NotParasnakeError, WrongKeyError
 from .messages import (
     FROM_AGENT,
     FROM_SERVER,
@@ -54,6 +54,9 @@ class State(Enum):
     """Both sides have proven that they hold the key."""
     BROKEN = auto()
     """A rule was broken; nothing more is taken in."""
+
+
+_SENDING = (State.PROOF, State.OPEN)
 
 
 class Session:
@@ -254,7 +257,9 @@ class Session:
     @property
     def wants_to_send(self) -> bool:
         """Whether ``data_to_send`` has something."""
-        return len(self._outgoing) > 0 or (self._sealer is not None and bool(self._messages))
+        if len(self._outgoing):
+            return True
+        return self._state in _SENDING and bool(self._messages)
 
     def send(self, message: Message) -> None:
         """Queue a message. Its payload is not copied: it must not change until it is sent."""
@@ -270,7 +275,7 @@ class Session:
 
     def data_to_send(self) -> memoryview:
         """Return the next bytes for the socket; the same again until ``sent`` tells of progress."""
-        if not len(self._outgoing) and self._sealer is not None and self._messages:
+        if not len(self._outgoing) and self.wants_to_send:
             self._seal_next()
         return self._outgoing
 
@@ -280,8 +285,6 @@ class Session:
 
     def _seal_next(self) -> None:
         assert self._sealer is not None
-        if self._state is State.BROKEN:
-            raise ProtocolError("nothing can be sent on a broken connection")
         plaintext = self._next_plaintext()
         record = memoryview(bytearray(len(plaintext) + OVERHEAD))
         self._sealer.seal_into(plaintext, record)

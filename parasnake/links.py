@@ -1,0 +1,292 @@
+"""Non-blocking links over which messages travel: encrypted to the other machine, in clear to a worker.
+
+A link never waits. What is sent is queued by reference and goes out as the socket takes it; what comes
+in is handed on as whole messages. The end of a link is told once, with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+
+from .core.messages import FROM_WORKER, Buffer, Message, MessageReader, encode
+from .core.session import Session
+from .errors import ProtocolError, RefusedError
+from .loop import READ, WRITE, Loop
+
+SEND_BYTES = 1 << 22
+"""A link gives way to others after it has written this much."""
+IOV_PIECES = 64
+"""Pieces in one gathering write to a worker."""
+
+OnMessages = Callable[[list[Message]], None]
+OnEnd = Callable[[str, Exception | None], None]
+
+
+class Link(ABC):
+    """A socket in the loop.
+
+    Parameters
+    ----------
+    on_messages: is called with the messages that came in, in order
+    on_end: is called once when the other side ended the link or broke a rule, with the reason as text
+        and the error behind it (None for an end of file); not after ``close``
+    """
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, on_messages: OnMessages, on_end: OnEnd
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._socket = sock
+        self._on_messages = on_messages
+        self._on_end = on_end
+        self._paused = False
+        self._open = True
+        self._blocked = False
+        self._closing = False
+        self._watch()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._open
+
+    def send(self, message: Message) -> None:
+        """Queue a message; it goes out when the loop waits next, together with others."""
+        if self._open:
+            self._queue(message)
+            self._loop.before_wait(self.flush)
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading."""
+        if self._open and paused != self._paused:
+            self._paused = paused
+            self._watch()
+
+    def close(self) -> None:
+        """Close at once; nothing more is told."""
+        if self._open:
+            self._open = False
+            self._loop.watch(self._socket, 0, self._ready)
+            self._socket.close()
+
+    def close_when_sent(self) -> None:
+        """Close as soon as all that was queued has gone out."""
+        self._closing = True
+        self._loop.before_wait(self.flush)
+
+    def flush(self) -> None:
+        """Write as much as the socket takes now."""
+        if not self._open:
+            return
+        budget = SEND_BYTES
+        self._blocked = False
+        try:
+            while self._has_output() and budget > 0:
+                count = self._write()
+                budget -= count
+        except (BlockingIOError, InterruptedError):
+            self._blocked = True
+        except OSError as error:
+            self._fail(_reason(error), error)
+            return
+        if self._closing and not self._has_output():
+            self._shut()
+            return
+        self._watch()
+
+    def _shut(self) -> None:
+        # Unread input would turn the close into a reset, and that would eat what was just sent.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(1 << 16):
+                pass
+        self.close()
+
+    def _watch(self) -> None:
+        events = 0 if self._paused else READ
+        if self._has_output():
+            events |= WRITE
+        self._loop.watch(self._socket, events, self._ready)
+
+    def _ready(self, events: int) -> None:
+        if events & WRITE:
+            self.flush()
+        if events & READ and self._open and not self._paused:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            self._read_some()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (ProtocolError, RefusedError, OSError) as error:
+            self._fail(_reason(error), error)
+
+    def _end_of_file(self) -> None:
+        self._fail("the other side closed the connection", None)
+
+    def _fail(self, reason: str, error: Exception | None) -> None:
+        if self._open:
+            self.close()
+            self._on_end(reason, error)
+
+    @abstractmethod
+    def _queue(self, message: Message) -> None: ...
+
+    @abstractmethod
+    def _has_output(self) -> bool: ...
+
+    @abstractmethod
+    def _write(self) -> int: ...
+
+    @abstractmethod
+    def _read_some(self) -> None: ...
+
+
+class Connection(Link):
+    """An encrypted connection between server and agent.
+
+    ``on_heard`` is called whenever bytes have come from an authenticated peer, before their messages.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        session: Session,
+        *,
+        on_messages: OnMessages,
+        on_end: OnEnd,
+        on_heard: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._on_heard = on_heard
+        super().__init__(loop, sock, on_messages, on_end)
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the peer has proven that it holds the key."""
+        return self._session.authenticated
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of messages that wait to be encrypted."""
+        return self._session.queued_bytes
+
+    def drop_unsent(self) -> None:
+        """Forget the messages that have not been begun."""
+        self._session.drop_unsent()
+
+    def _queue(self, message: Message) -> None:
+        self._session.send(message)
+
+    def _has_output(self) -> bool:
+        return self._session.wants_to_send
+
+    def _write(self) -> int:
+        count = self._socket.send(self._session.data_to_send())
+        self._session.sent(count)
+        return count
+
+    def _read_some(self) -> None:
+        session = self._session
+        space = session.space
+        if space is None:
+            room = self._loop.scratch[: session.read_limit]
+            count = self._socket.recv_into(room)
+            take = (lambda: session.receive(room[:count])) if count else None
+        else:
+            count = self._socket.recv_into(space)
+            take = (lambda: session.filled(count)) if count else None
+        if take is None:
+            session.receive_end()
+            self._end_of_file()
+            return
+        try:
+            messages = take()
+        except ProtocolError:
+            self._send_last_words()
+            raise
+        if session.authenticated:
+            self._on_heard()
+        if session.wants_to_send:
+            self._loop.before_wait(self.flush)
+        if messages:
+            self._on_messages(messages)
+
+    def _send_last_words(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.send(self._session.data_to_send())
+            self._socket.shutdown(socket.SHUT_WR)
+
+
+class Channel(Link):
+    """The agent's end of the socket pair to a worker: the same messages, in clear."""
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, *, on_messages: OnMessages, on_end: OnEnd
+    ) -> None:
+        self._reader = MessageReader(FROM_WORKER)
+        self._pieces: deque[memoryview] = deque()
+        super().__init__(loop, sock, on_messages, on_end)
+
+    def drain(self) -> None:
+        """Read what a dead worker had written; its end is not told."""
+        with contextlib.suppress(OSError, ProtocolError):
+            while self._open and self._read_once():
+                pass
+
+    def _queue(self, message: Message) -> None:
+        self._pieces += [memoryview(piece).cast("B") for piece in encode(message) if len(piece)]
+
+    def _has_output(self) -> bool:
+        return bool(self._pieces)
+
+    def _write(self) -> int:
+        batch = [self._pieces[index] for index in range(min(IOV_PIECES, len(self._pieces)))]
+        count = (
+            self._socket.sendmsg(batch)
+            if hasattr(socket.socket, "sendmsg")
+            else self._socket.send(batch[0])
+        )
+        left = count
+        while left:
+            piece = self._pieces[0]
+            if left < len(piece):
+                self._pieces[0] = piece[left:]
+                break
+            left -= len(piece)
+            self._pieces.popleft()
+        return count
+
+    def _read_some(self) -> None:
+        if not self._read_once():
+            self._end_of_file()
+
+    def _read_once(self) -> bool:
+        target = self._reader.target
+        if target is None:
+            count = self._socket.recv_into(self._loop.scratch)
+            messages = self._reader.feed(self._loop.scratch[:count])
+        else:
+            count = self._socket.recv_into(target)
+            messages = self._reader.filled(count)
+        if messages:
+            self._on_messages(messages)
+        return count > 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
+    return str(error)
+
+
+__all__ = ["Buffer", "Channel", "Connection", "Link"]

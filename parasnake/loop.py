@@ -1,0 +1,200 @@
+"""The one event loop, for server and agent alike: sockets, channels, timers, signals.
+
+One thread, one selector, and the only place in the package that waits. Whoever owns a loop calls
+``wait`` again and again; between two calls it does its own work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+SCRATCH_BYTES = 1 << 20
+
+Handler = Callable[[int], None]
+"""Is called with the events (``READ``, ``WRITE`` or both) that are ready."""
+
+
+class Timer:
+    """A call at some time in the future, until it is cancelled."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Forget the call."""
+        self.callback = None
+
+
+class Loop:
+    """A selector with timers, signals and a way to wake it from another thread.
+
+    Close it at the end, or use it as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._before_wait: dict[Callable[[], None], None] = {}
+        self._on_signal: Callable[[int], None] | None = None
+        self._on_wake: Callable[[], None] | None = None
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self.watch(self._wake_in, READ, self._woken)
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """Room for one read from any socket; what shall be kept must be copied out of it."""
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the loop's own descriptors; those that it watched stay open."""
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    @staticmethod
+    def now() -> float:
+        """The time in seconds, on the clock that all times of the package are on."""
+        return time.monotonic()
+
+    def descriptors(self) -> list[int]:
+        """All descriptors that the loop owns or watches: a forked child closes them."""
+        own = [self._wake_out.fileno()]
+        with contextlib.suppress(AttributeError):
+            own.append(self._selector.fileno())  # type: ignore[attr-defined]  # epoll, kqueue
+        return own + [key.fd for key in self._selector.get_map().values()]
+
+    # ---- descriptors
+
+    def watch(self, source: socket.socket | int, events: int, handler: Handler) -> None:
+        """Call ``handler`` when ``source`` is ready; with other events than before: change them.
+
+        Without events it is not watched (any more).
+        """
+        try:
+            key = self._selector.get_key(source)
+        except KeyError:
+            if events:
+                self._selector.register(source, events, handler)
+            return
+        if not events:
+            self._selector.unregister(source)
+        elif events != key.events or key.data != handler:
+            self._selector.modify(source, events, handler)
+
+    def before_wait(self, callback: Callable[[], None]) -> None:
+        """Call this once, just before the loop waits next: that makes one write of many."""
+        self._before_wait[callback] = None
+
+    # ---- time
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` at ``when`` on the clock of ``now``, or soon after."""
+        timer = Timer(when, callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def call_in(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` after so many seconds."""
+        return self.call_at(self.now() + seconds, callback)
+
+    # ---- signals and other threads
+
+    @contextlib.contextmanager
+    def signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> Iterator[None]:
+        """Call ``callback`` from the loop for the first of these signals.
+
+        A second one raises ``KeyboardInterrupt`` wherever the program is just then, so that a hook
+        that never returns can be left. In a thread other than the main one this does nothing, for
+        only there can Python handle signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        seen: list[int] = []
+
+        def note(number: int, _: FrameType | None) -> None:
+            seen.append(number)
+            if len(seen) > 1:
+                raise KeyboardInterrupt
+
+        self._on_signal = callback
+        before = {number: signal.signal(number, note) for number in numbers}
+        wakeup = signal.set_wakeup_fd(self._wake_out.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def on_wake(self, callback: Callable[[], None]) -> None:
+        """Have this called from the loop after ``wake``."""
+        self._on_wake = callback
+
+    def wake(self) -> None:
+        """End the current wait; may be called from any thread, also after ``close``."""
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"\0")
+
+    def _woken(self, _: int) -> None:
+        try:
+            numbers = self._wake_in.recv(4096)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number and self._on_signal is not None:
+                self._on_signal(number)
+            elif not number and self._on_wake is not None:
+                self._on_wake()
+
+    # ---- the wait
+
+    def wait(self, until: float | None = None) -> None:
+        """Wait until something is ready, a timer is due or ``until`` is reached; handle it.
+
+        A time in the past means: handle what is ready and return.
+        """
+        while self._before_wait:
+            callback = next(iter(self._before_wait))
+            del self._before_wait[callback]
+            callback()
+        for key, events in self._selector.select(self._timeout(until)):
+            if key.fd in self._selector.get_map():  # an earlier handler may have closed it
+                key.data(events)
+        self._run_timers()
+
+    def _timeout(self, until: float | None) -> float | None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        times = [
+            time for time in (until, *(timer[0] for timer in self._timers[:1])) if time is not None
+        ]
+        return max(0.0, min(times) - self.now()) if times else None
+
+    def _run_timers(self) -> None:
+        now = self.now()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, timer = heapq.heappop(self._timers)
+            if timer.callback is not None:
+                timer.callback()

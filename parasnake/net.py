@@ -1,0 +1,195 @@
+"""TCP: where to listen, whom to call, how a socket is set up, how an address is written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from .errors import ConfigurationError
+from .loop import WRITE, Loop, Timer
+
+BACKLOG = 4096
+CALL_SECONDS = 10.0
+"""How long one address may take to accept a connection."""
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 8
+"""A peer whose kernel answers none of the probes is gone: noticed three minutes after it fell silent."""
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set up a connected socket: no delays, and probes from the kernel when all is quiet."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):  # not TCP (a test's socket pair), or gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def address_text(address: Sequence[object]) -> str:
+    """Write a socket address as people do: ``10.0.0.7:3100``, ``[fe80::1]:3100``."""
+    host, port = str(address[0]), address[1]
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")  # an IPv4 peer of a socket for both
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listen(bind: str | None, port: int) -> list[socket.socket]:
+    """Return listening sockets for an address, or for all interfaces (None).
+
+    Raises ``ConfigurationError`` if the address is not one of this machine or the port is in use.
+    """
+    if bind is None:
+        return [_listen_everywhere(port)]
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(found):
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(_listen(family, (address[0], chosen, *address[2:])))
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise _cannot_listen(bind, port, error) from error
+    return sockets
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    try:
+        if socket.has_dualstack_ipv6():
+            with contextlib.suppress(OSError):
+                return socket.create_server(
+                    ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+                )
+        return socket.create_server(("", port), backlog=BACKLOG)
+    except OSError as error:
+        raise _cannot_listen(None, port, error) from error
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _cannot_listen(bind: str | None, port: int, error: OSError) -> ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigurationError(
+            f"port {port} is in use: another server runs there; "
+            "choose another port (--port), or 0 for any free one"
+        )
+    if error.errno == errno.EACCES:
+        return ConfigurationError(f"port {port} may not be used: ports below 1024 need root")
+    return ConfigurationError(
+        f"bind={bind!r}: the server cannot listen there: {error.strerror or error}; "
+        "it must be an address of this machine"
+    )
+
+
+class Call:
+    """One try to reach a host by all of its addresses, one after another.
+
+    Exactly one of the callbacks is called, unless ``cancel`` comes first: ``on_connected`` with the
+    socket and the address as text, or ``on_failed`` with a text for each address that was tried.
+    ``skip`` names addresses that were tried without success before and shall not be tried now.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        host: str,
+        port: int,
+        *,
+        on_connected: Callable[[socket.socket, str], None],
+        on_failed: Callable[[list[str]], None],
+    ) -> None:
+        self._loop = loop
+        self._on_connected = on_connected
+        self._on_failed = on_failed
+        self._failures: list[str] = []
+        self._socket: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._addresses = self._resolve(host, port)
+        loop.before_wait(self._try_next)
+
+    def cancel(self) -> None:
+        """Give up silently."""
+        self._addresses.clear()
+        self._on_connected = lambda sock, _: sock.close()
+        self._on_failed = lambda _: None
+        self._drop_socket()
+
+    def _resolve(self, host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:  # the name may come up later: a machine that boots
+            self._failures.append(f"{host}: {error.strerror or error}")
+            return []
+        return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
+
+    def _try_next(self) -> None:
+        if not self._addresses:
+            self._on_failed(self._failures)
+            return
+        family, address = self._addresses.pop(0)
+        self._text = address_text(address)
+        try:
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
+            self._socket.setblocking(False)
+            self._socket.connect(address)
+        except BlockingIOError:
+            assert self._socket is not None
+            self._loop.watch(self._socket, WRITE, self._answered)
+            self._timer = self._loop.call_in(CALL_SECONDS, self._too_slow)
+        except OSError as error:
+            self._failed(error.strerror or str(error))
+        else:
+            self._answered(WRITE)
+
+    def _answered(self, _: int) -> None:
+        sock = self._socket
+        assert sock is not None
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._failed(os.strerror(code))
+            return
+        self._socket = None
+        self._forget_waiting(sock)
+        self._on_connected(sock, self._text)
+
+    def _too_slow(self) -> None:
+        self._failed(f"no answer within {CALL_SECONDS:.0f} s")
+
+    def _failed(self, reason: str) -> None:
+        self._failures.append(f"{self._text}: {reason}")
+        self._drop_socket()
+        self._try_next()
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self._forget_waiting(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _forget_waiting(self, sock: socket.socket) -> None:
+        self._loop.watch(sock, 0, self._answered)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
