@@ -1,0 +1,360 @@
+"""The command lines: the options of ``app.main()``, its errors and its log, and ``parasnake``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from parasnake import keys
+from parasnake.config import available_cores
+from parasnake.errors import (
+    ConfigurationError,
+    HookError,
+    Interrupted,
+    ParasnakeError,
+    RemoteError,
+)
+
+Mode = Literal["server", "node"] | int
+"""What a script is to be: the server, a node, or both on this machine with so many workers."""
+
+_Value = TypeVar("_Value")
+
+# A script's own option or positional argument called "workers", say, must not mix with ours.
+_PREFIX = "parasnake_"
+_MODE = _PREFIX + "mode"
+_PACKAGE = str(Path(__file__).parent) + os.sep
+
+# Values stay text here: Config checks them, in the same way wherever they come from.
+_SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--ip",), {"metavar": "HOST", "help": "where nodes find the server (127.0.0.1)"}),
+    (("--port",), {"metavar": "PORT", "help": "the server's port (3100)"}),
+    (
+        ("--bind",),
+        {"metavar": "ADDRESS", "help": "the address that the server listens on (all interfaces)"},
+    ),
+    (
+        ("--workers",),
+        {"metavar": "N", "help": "worker processes of a node; auto: one for every core (1)"},
+    ),
+    (
+        ("--start-method",),
+        {"metavar": "HOW", "help": "how workers start: fork, spawn or auto (auto)"},
+    ),
+    (("--key-file",), {"metavar": "FILE", "help": "the file with the secret key"}),
+    (("--config",), {"metavar": "FILE", "help": "a TOML or JSON file with settings"}),
+    (
+        ("--heartbeat-timeout",),
+        {"metavar": "SECONDS", "help": "silence after which a node counts as lost (300)"},
+    ),
+    (
+        ("--connect-timeout",),
+        {"metavar": "SECONDS", "help": "how long a node waits for its server (300)"},
+    ),
+    (
+        ("--max-attempts",),
+        {"metavar": "N", "help": "failures of its own that a task may have (3)"},
+    ),
+    (
+        ("--max-losses",),
+        {"metavar": "N", "help": "lost nodes that a task may have been running on (10)"},
+    ),
+    (
+        ("--progress",),
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "show a progress line (on a terminal only)",
+        },
+    ),
+    (("-v", "--verbose"), {"action": "count", "help": "log in more detail"}),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of Parasnake to the parser of a script, as a group of their own.
+
+    A short option that the script has already is left out; so is ``--version``. A parser that has
+    the options already, such as one of `make_parser`, is left as it is.
+
+    Raises
+    ------
+    ConfigurationError: the script has an option of the same name; rename it there
+    """
+    if parser.get_default(_MODE) is not None:
+        return
+    group = parser.add_argument_group("Parasnake", conflict_handler="error")
+    _add_modes(group)
+    for names, details in _SETTINGS:
+        dest = _PREFIX + names[-1].removeprefix("--").replace("-", "_")
+        _add_option(group, *names, dest=dest, default=None, **details)
+    _add_version(group)
+
+
+def make_parser(app_name: str, description: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options of Parasnake, for a script that has none of its own."""
+    script = _command_to_start()
+    parser = argparse.ArgumentParser(
+        description=description or f"{app_name}: number crunching on many machines.",
+        epilog=(
+            "everything on this machine, with every core:\n"
+            f"  {script} --local\n\n"
+            "the server here, and on each other machine a node that works for it:\n"
+            f"  {script} --server\n"
+            f"  {script} --ip HOST\n"
+            f"  {script} --ip HOST --workers auto\n"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    return parser
+
+
+def settings_from(namespace: argparse.Namespace) -> tuple[Mode, dict[str, object]]:
+    """Take the options of Parasnake out of what a parser returned.
+
+    Returns
+    -------
+    what the script is to be, and the settings that were given, for `Config.load`
+    """
+    given = {
+        name.removeprefix(_PREFIX): value
+        for name, value in vars(namespace).items()
+        if name.startswith(_PREFIX) and value is not None
+    }
+    mode: Mode = given.pop("mode", "node")
+    return mode, given
+
+
+def set_up_logging(verbose: int) -> None:
+    """Show the log of Parasnake on stderr, unless the script has set up a log of its own.
+
+    It may be called again with another ``verbose`` when that is known better.
+
+    Arguments
+    ---------
+    verbose: 0 for what everybody wants to know, 1 and more for every detail
+    """
+    logger = logging.getLogger("parasnake")
+    handlers = [
+        handler
+        for handler in (*logger.handlers, *logging.getLogger().handlers)
+        if not isinstance(handler, logging.NullHandler)
+    ]
+    if not handlers:
+        handlers = [_TerminalHandler()]
+        logger.addHandler(handlers[0])
+    if any(isinstance(handler, _TerminalHandler) for handler in handlers):
+        logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def run_main(body: Callable[[], _Value]) -> _Value:
+    """Return what ``body()`` returns; turn what it says went wrong into a line and an exit.
+
+    Raises
+    ------
+    SystemExit: with the ``exit_status`` of a `ParasnakeError`, or 130 after Ctrl-C. What went wrong
+        is on stderr then, after the traceback of the user's code that failed, if that is why.
+    """
+    try:
+        return body()
+    except KeyboardInterrupt:
+        _exit("interrupted", 130)
+    except Interrupted as error:
+        _exit(str(error), error.exit_status)
+    except ParasnakeError as error:
+        sys.stderr.write(_user_traceback(error))
+        _exit(f"error: {error}", error.exit_status)
+
+
+def command(argv: Sequence[str] | None = None) -> None:
+    """Run the ``parasnake`` command.
+
+    Arguments
+    ---------
+    argv: its arguments; None: those that this process was started with
+
+    Raises
+    ------
+    SystemExit: as `run_main` does, and with 2 for arguments that are not understood
+    """
+    arguments = _command_parser().parse_args(argv)
+    run_main(lambda: arguments.run(arguments))
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes lines to stderr, above a progress bar if there is one."""
+
+    _plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    _loud = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        formatter = self._loud if record.levelno >= logging.WARNING else self._plain
+        return formatter.format(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            if "tqdm" in sys.modules:  # else there is no bar, and nodes start faster without it
+                sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+            else:
+                sys.stderr.write(f"{line}\n")
+        except Exception:
+            self.handleError(record)
+
+
+def _add_modes(group: argparse._ArgumentGroup) -> None:
+    modes = group.add_mutually_exclusive_group()
+    _add_option(
+        modes,
+        "-s",
+        "--server",
+        dest=_MODE,
+        action="store_const",
+        const="server",
+        default="node",
+        help="be the server: hand out the data and collect the results",
+    )
+    _add_option(
+        modes,
+        "--local",
+        dest=_MODE,
+        nargs="?",
+        metavar="N",
+        type=_local_count,
+        const="auto",
+        default=argparse.SUPPRESS,  # the one of --server holds for both
+        help="everything on this machine, with N workers; without N one for every core",
+    )
+
+
+def _add_option(group: argparse._ArgumentGroup, *names: str, **details: Any) -> None:
+    try:
+        group.add_argument(*names, **details)
+    except argparse.ArgumentError as error:
+        long_names = [name for name in names if name.startswith("--")]
+        if len(long_names) < len(names):
+            _add_option(group, *long_names, **details)
+            return
+        raise ConfigurationError(
+            f"the script's own parser has an option that Parasnake adds: {error.message}; allowed: "
+            f"another name for it in the script"
+        ) from None
+
+
+def _add_version(group: argparse._ArgumentGroup) -> None:
+    from parasnake import __version__  # the package is complete by now
+
+    with contextlib.suppress(argparse.ArgumentError):  # the script's own says more
+        group.add_argument("--version", action="version", version=f"parasnake {__version__}")
+
+
+def _local_count(text: str) -> int:
+    if text == "auto":
+        return available_cores()
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no number of workers; allowed: a whole number from 1, 'auto' or nothing"
+    )
+
+
+def _command_to_start() -> str:
+    script = Path(sys.argv[0])
+    if script.suffix != ".py":
+        return _script_name()
+    if not os.access(script, os.X_OK):
+        return f"python {script}"
+    return str(script) if script.is_absolute() else f"./{script}"
+
+
+def _script_name() -> str:
+    script = Path(sys.argv[0])
+    return script.parent.name if script.name == "__main__.py" else script.name
+
+
+def _exit(line: str, status: int) -> NoReturn:
+    sys.stderr.write(f"{_script_name()}: {line}\n")
+    raise SystemExit(status)
+
+
+def _user_traceback(error: ParasnakeError) -> str:
+    """Return the traceback of the user's code that ``error`` tells about, or nothing."""
+    cause = error.__cause__
+    if isinstance(cause, RemoteError):
+        return f"{str(cause).rstrip()}\n"
+    if isinstance(error, HookError) and cause is not None:
+        return _without_own_frames(cause)
+    return ""
+
+
+def _without_own_frames(error: BaseException) -> str:
+    report = traceback.TracebackException.from_exception(error)
+    parts: list[traceback.TracebackException | None] = [report]
+    while parts:
+        if (part := parts.pop()) is not None:
+            frames = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE)]
+            part.stack = traceback.StackSummary.from_list(frames)
+            parts += [part.__cause__, part.__context__, *(part.exceptions or ())]
+    return "".join(report.format())
+
+
+def _command_parser() -> argparse.ArgumentParser:
+    from parasnake import __version__  # the package is complete by now
+
+    parser = argparse.ArgumentParser(
+        prog="parasnake",
+        description="What Parasnake needs beside your scripts: secret keys.",
+        epilog=(
+            "examples:\n"
+            "  parasnake keygen                  a key in your configuration folder\n"
+            "  parasnake keygen my.key           a key in a file, for --key-file my.key\n"
+            "  ./script.py --help                how to start a script of yours\n"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"parasnake {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_keygen(commands)
+    return parser
+
+
+def _add_keygen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "keygen",
+        help="write a fresh random secret key to a file",
+        description=(
+            "Write a fresh random secret key to a new file that only you can read. Server and nodes "
+            "must hold the same key, and whoever holds it can run code on their machines."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="the file to write (in your configuration folder, where scripts look for it)",
+    )
+    parser.set_defaults(run=_keygen)
+
+
+def _keygen(arguments: argparse.Namespace) -> None:
+    if arguments.file is None:
+        path = keys.write_user_key_file()
+        print(f"A new secret key is in {path}")
+        print("Your scripts find it there. On every other machine, copy it to the same place,")
+        print("or anywhere and name it: ./script.py --ip HOST --key-file FILE")
+        return
+    keys.write_key_file(arguments.file)
+    print(f"A new secret key is in {arguments.file}")
+    print(f"For the server:    ./script.py --server --key-file {arguments.file}")
+    print(f"For every node:    ./script.py --ip HOST --key-file {arguments.file}")
+    print("On other machines with a copy of the file, which must stay secret.")
