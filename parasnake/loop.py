@@ -81,7 +81,7 @@ class Loop:
         """All descriptors that the loop owns or watches: a forked child closes them."""
         own = [self._wake_out.fileno()]
         with contextlib.suppress(AttributeError):
-            own.append(self._selector.fileno())  # type: ignore[attr-defined]  # epoll, kqueue
+            own.append(self._selector.fileno())
         return own + [key.fd for key in self._selector.get_map().values()]
 
     # ---- descriptors

@@ -16,7 +16,7 @@ CALL_SECONDS = 10.0
 """How long one address may take to accept a connection."""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 8
-"""A peer whose kernel answers none of the probes is gone: noticed three minutes after it fell silent."""
+"""A peer whose kernel answers no probe is gone: that is noticed after three minutes of silence."""
 
 
 def prepare(sock: socket.socket) -> None:

@@ -114,6 +114,7 @@ class Merge(NamedTuple):
 
     task: OpenTask
     node: NodeKey
+    seconds: float
     payload: Parts
 
 
@@ -178,6 +179,7 @@ class Scheduler:
         self._steps: deque[Step] = deque()
         self._next_id = 0
         self._unsettled = 0  # steps Merge and Fail that have not been answered
+        self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
         self._asked: NodeKey | None = None
@@ -215,6 +217,11 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether any node has an open task or any result waits to be merged."""
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
+
+    @property
+    def unmerged_bytes(self) -> int:
+        """Bytes of results that have come and wait to be merged."""
+        return self._unmerged_bytes
 
     @property
     def forgotten(self) -> int:
@@ -371,13 +378,15 @@ class Scheduler:
         task = self._tasks.get(task_id)
         if node is None or task is None or attempt not in task.running:
             return False
-        node.learn(seconds, task.size + sum(map(len, payload)))
+        size = sum(map(len, payload))
+        node.learn(seconds, task.size + size)
         self._refresh(node)
         del self._tasks[task_id]
-        task.payload = ()
+        task.payload, task.size = (), size
         task.running.clear()
         self._unsettled += 1
-        self._steps.append(Merge(task, key, payload))
+        self._unmerged_bytes += size
+        self._steps.append(Merge(task, key, seconds, payload))
         return True
 
     def failure(
@@ -407,6 +416,7 @@ class Scheduler:
     def settled(self, task: OpenTask) -> None:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
         self._unsettled -= 1
+        self._unmerged_bytes -= task.size
         task.data = None
         owner = self._nodes.get(task.owner)
         if owner is not None and owner.owes == task.id:
@@ -490,7 +500,7 @@ class Scheduler:
 
     def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
         del self._tasks[task.id]
-        task.payload = ()
+        task.payload, task.size = (), 0
         task.running.clear()
         self._unsettled += 1
         self._steps.append(Fail(task, key, reason, remote))
