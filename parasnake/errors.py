@@ -13,6 +13,7 @@ ParasnakeError
         RecordError                 a record was forged, lost, repeated, swapped or too large
         MessageError                a record held no valid message
     PayloadError                    an object cannot be turned into bytes, or back
+        UnreadablePayload           what it needs is missing here, or refuses to be rebuilt
     HookError                       a hook of the user's raised; its cause is what it raised
     TaskFailed                      a task has failed for good
     NodeFailed                      a node cannot do any work (its node_init raises, say)
@@ -83,7 +84,43 @@ class MessageError(ProtocolError):
 
 
 class PayloadError(ParasnakeError):
-    """An object cannot be serialised, or cannot be rebuilt from its bytes."""
+    """An object cannot be serialised, or cannot be rebuilt from its bytes.
+
+    Attributes
+    ----------
+    type_name: the type of the object that was refused ("" if that is not known)
+    place: where it was found, as one would write it: ``data["a"][3].lock`` ("" if not known)
+    """
+
+    def __init__(self, message: str, *, type_name: str = "", place: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.place = place
+
+
+class UnreadablePayload(PayloadError):
+    """The bytes arrived whole, but an object in them cannot be rebuilt on this side.
+
+    ``__cause__`` is what the import, the name's look-up or the object's own code raised.
+
+    Attributes
+    ----------
+    type_name: what should have been rebuilt: a class, or the function that rebuilds
+    module: the module that it belongs to
+    local_version: the version here of that module's top-level package; None if it is not
+        installed, "unknown" if it is there and does not say
+    """
+
+    def __init__(
+        self, *, type_name: str, module: str, local_version: str | None, reason: str
+    ) -> None:
+        top = module.partition(".")[0]
+        here = f"{top} is not installed" if local_version is None else f"{top} {local_version}"
+        super().__init__(
+            f"cannot rebuild {module}.{type_name} here ({here}): {reason}", type_name=type_name
+        )
+        self.module = module
+        self.local_version = local_version
 
 
 class HookError(ParasnakeError):
