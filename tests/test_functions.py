@@ -112,8 +112,8 @@ class Pair(NamedTuple):
 
 
 def test_builtins_have_no_python_code() -> None:
-    builtins = [math.sqrt, [].append, float, Text, functools.partial(print, 1)]
-    others = [passing_on, CanBeCalled(), CanBeCalled().method, Pair]
+    builtins: list[Any] = [math.sqrt, [].append, float, Text, functools.partial(print, 1)]
+    others: list[Any] = [passing_on, CanBeCalled(), CanBeCalled().method, Pair]
     assert [is_builtin(function) for function in builtins] == [True] * 5
     assert [is_builtin(function) for function in others] == [False] * 4
 
