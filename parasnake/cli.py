@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -354,7 +355,8 @@ def _keygen(arguments: argparse.Namespace) -> None:
         print("or anywhere and name it: ./script.py --ip HOST --key-file FILE")
         return
     keys.write_key_file(arguments.file)
+    name = shlex.quote(arguments.file)
     print(f"A new secret key is in {arguments.file}")
-    print(f"For the server:    ./script.py --server --key-file {arguments.file}")
-    print(f"For every node:    ./script.py --ip HOST --key-file {arguments.file}")
+    print(f"For the server:    ./script.py --server --key-file {name}")
+    print(f"For every node:    ./script.py --ip HOST --key-file {name}")
     print("On other machines with a copy of the file, which must stay secret.")

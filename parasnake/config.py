@@ -401,9 +401,9 @@ def _merge(places: Iterable[_Place]) -> _Place:
     for place in reversed(list(places)):
         both = [place[name] for name in _KEY_SETTINGS if name in place]
         if len(both) > 1:
+            sources = " and ".join(dict.fromkeys(entry.source for entry in both))
             raise ConfigurationError(
-                f"secret_key and key_file ({both[0].source}; {both[1].source}); "
-                f"allowed: one of the two in one place"
+                f"secret_key and key_file are both given ({sources}); allowed: one of the two"
             )
         if both:
             merged = {name: entry for name, entry in merged.items() if name not in _KEY_SETTINGS}
