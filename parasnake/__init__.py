@@ -1,3 +1,48 @@
-"""Distributed number crunching with Python."""
+"""Distributed number crunching with Python.
+
+One server hands out data, any number of nodes on any machines compute, the server merges the
+results; everything between them is encrypted. Start with ``Parasnake``.
+"""
 
 __version__ = "0.2.0"
+
+from parasnake.app import Parasnake
+from parasnake.config import Config
+from parasnake.core.ids import NodeId
+from parasnake.errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    HookError,
+    Interrupted,
+    NodeFailed,
+    NotParasnakeError,
+    ParasnakeError,
+    PayloadError,
+    RefusedError,
+    RemoteError,
+    TaskFailed,
+    WrongKeyError,
+)
+from parasnake.server import Status
+
+__all__ = [
+    "Config",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLostError",
+    "HookError",
+    "Interrupted",
+    "NodeFailed",
+    "NodeId",
+    "NotParasnakeError",
+    "Parasnake",
+    "ParasnakeError",
+    "PayloadError",
+    "RefusedError",
+    "RemoteError",
+    "Status",
+    "TaskFailed",
+    "WrongKeyError",
+    "__version__",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import shlex
 import sys
@@ -134,28 +133,6 @@ def settings_from(namespace: argparse.Namespace) -> tuple[Mode, dict[str, object
     return mode, given
 
 
-def set_up_logging(verbose: int) -> None:
-    """Show the log of Parasnake on stderr, unless the script has set up a log of its own.
-
-    It may be called again with another ``verbose`` when that is known better.
-
-    Arguments
-    ---------
-    verbose: 0 for what everybody wants to know, 1 and more for every detail
-    """
-    logger = logging.getLogger("parasnake")
-    handlers = [
-        handler
-        for handler in (*logger.handlers, *logging.getLogger().handlers)
-        if not isinstance(handler, logging.NullHandler)
-    ]
-    if not handlers:
-        handlers = [_TerminalHandler()]
-        logger.addHandler(handlers[0])
-    if any(isinstance(handler, _TerminalHandler) for handler in handlers):
-        logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
 def run_main(body: Callable[[], _Value]) -> _Value:
     """Return what ``body()`` returns; turn what it says went wrong into a line and an exit.
 
@@ -188,27 +165,6 @@ def command(argv: Sequence[str] | None = None) -> None:
     """
     arguments = _command_parser().parse_args(argv)
     run_main(lambda: arguments.run(arguments))
-
-
-class _TerminalHandler(logging.Handler):
-    """Writes lines to stderr, above a progress bar if there is one."""
-
-    _plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    _loud = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
-
-    def format(self, record: logging.LogRecord) -> str:
-        formatter = self._loud if record.levelno >= logging.WARNING else self._plain
-        return formatter.format(record)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-            if "tqdm" in sys.modules:  # else there is no bar, and nodes start faster without it
-                sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
-            else:
-                sys.stderr.write(f"{line}\n")
-        except Exception:
-            self.handleError(record)
 
 
 def _add_modes(group: argparse._ArgumentGroup) -> None:

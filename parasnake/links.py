@@ -57,6 +57,11 @@ class Link(ABC):
         """Whether it has not ended yet."""
         return self._open
 
+    @property
+    def raw(self) -> socket.socket:
+        """The socket itself, for a forked child to close."""
+        return self._socket
+
     def send(self, message: Message) -> None:
         """Queue a message; it goes out when the loop waits next, together with others."""
         if self._open:
@@ -79,7 +84,7 @@ class Link(ABC):
     def close_when_sent(self) -> None:
         """Close as soon as all that was queued has gone out."""
         self._closing = True
-        self._loop.before_wait(self.flush)
+        self.flush()
 
     def flush(self) -> None:
         """Write as much as the socket takes now."""

@@ -21,6 +21,8 @@ READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
 SCRATCH_BYTES = 1 << 20
+MAX_WAIT_S = 86400.0
+"""epoll counts milliseconds in 31 bits."""
 
 Handler = Callable[[int], None]
 """Is called with the events (``READ``, ``WRITE`` or both) that are ready."""
@@ -190,7 +192,7 @@ class Loop:
         times = [
             time for time in (until, *(timer[0] for timer in self._timers[:1])) if time is not None
         ]
-        return max(0.0, min(times) - self.now()) if times else None
+        return min(max(0.0, min(times) - self.now()), MAX_WAIT_S) if times else None
 
     def _run_timers(self) -> None:
         now = self.now()

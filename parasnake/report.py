@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from dataclasses import dataclass, field
-from typing import Any
-
-import tqdm
+from typing import TYPE_CHECKING, Any
 
 from parasnake.core.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    import tqdm
 
 log = logging.getLogger("parasnake.server")
 
@@ -123,7 +125,10 @@ class Progress:
     def _make_bar(self) -> tqdm.tqdm[Any]:
         # A lock that needs no semaphore of the system, and no monitoring thread: a thread would
         # forbid the fork of workers.
+        import tqdm
+
         tqdm.tqdm.monitor_interval = 0
+        tqdm.tqdm.set_lock(threading.RLock())
         return tqdm.tqdm(
             total=self._total, desc=self._name, unit=" tasks", file=sys.stderr, leave=False,
             dynamic_ncols=True, smoothing=0.1, miniters=0, mininterval=0,

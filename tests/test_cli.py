@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import pytest
 from tqdm import tqdm
 
-from parasnake import __version__, cli, keys
+from parasnake import __version__, cli, logs, keys
 from parasnake.config import Config, available_cores
 from parasnake.errors import (
     ConfigurationError,
@@ -244,7 +244,7 @@ def fresh_log() -> Iterator[logging.Logger]:
 
 def test_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with fresh_log():
-        cli.set_up_logging(0)
+        logs.set_up_logging(0)
         child = logging.getLogger("parasnake.server")
         child.debug("detail")
         child.info("node %s has come", 7)
@@ -259,8 +259,8 @@ def test_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_verbose_log(capsys: pytest.CaptureFixture[str]) -> None:
     with fresh_log() as logger:
-        cli.set_up_logging(0)
-        cli.set_up_logging(1)  # known later, from the environment say
+        logs.set_up_logging(0)
+        logs.set_up_logging(1)  # known later, from the environment say
         logger.debug("detail")
         assert len(logger.handlers) == 1
 
@@ -273,7 +273,7 @@ def test_log_of_the_script_is_left_alone(where: str) -> None:
     with fresh_log() as logger:
         level = logger.level
         logging.getLogger(where).addHandler(handler)
-        cli.set_up_logging(1)
+        logs.set_up_logging(1)
         assert [*logging.getLogger().handlers, *logger.handlers] == [handler]
         assert logger.level == level
 
@@ -281,13 +281,13 @@ def test_log_of_the_script_is_left_alone(where: str) -> None:
 def test_a_null_handler_is_no_log() -> None:
     with fresh_log() as logger:
         logger.addHandler(logging.NullHandler())
-        cli.set_up_logging(0)
+        logs.set_up_logging(0)
         assert len(logger.handlers) == 2
 
 
 def test_log_lines_stand_above_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with fresh_log() as logger, tqdm(total=3, file=sys.stderr, ncols=40):
-        cli.set_up_logging(0)
+        logs.set_up_logging(0)
         capsys.readouterr()
         logger.info("a node has come")
         text = capsys.readouterr().err
@@ -301,14 +301,14 @@ def test_log_without_tqdm(
 ) -> None:
     monkeypatch.delitem(sys.modules, "tqdm")
     with fresh_log() as logger:
-        cli.set_up_logging(0)
+        logs.set_up_logging(0)
         logger.info("a node has come")
     assert capsys.readouterr().err.endswith(" a node has come\n")
 
 
 def test_log_line_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
     with fresh_log() as logger:
-        cli.set_up_logging(0)
+        logs.set_up_logging(0)
         logger.info("%d", "no number")
     assert "--- Logging error ---" in capsys.readouterr().err
 

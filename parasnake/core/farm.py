@@ -230,7 +230,7 @@ class Farm:
 
     def _other(self, peer: Peer, message: Message) -> None:
         match message:
-            case Failure(node, task, attempt, _, kind, reason, remote):
+            case Failure(node, task, attempt, _, kind, reason, remote, _):
                 self._own(peer, node)
                 final = kind == FailureKind.UNPICKLABLE_RESULT
                 self.scheduler.failure(node, task, attempt, reason, remote, final=final)

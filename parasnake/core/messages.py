@@ -88,7 +88,10 @@ class Result(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Worker to agent to server: this attempt gave no result."""
+    """Worker to agent to server: this attempt gave no result.
+
+    ``module`` is the one that the node lacks or has in another version, where that is the reason.
+    """
 
     node: NodeKey
     task: TaskId
@@ -97,6 +100,7 @@ class Failure(NamedTuple):
     kind: int
     reason: str
     remote: str
+    module: str
 
 
 class NodeGone(NamedTuple):
@@ -210,7 +214,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     AskInit: Layout(2, "16s"),
     Ready: Layout(3, "16s"),
     Result: Layout(4, "16sQId", payload=True),
-    Failure: Layout(5, "16sQIdB", texts=2),
+    Failure: Layout(5, "16sQIdB", texts=3),
     NodeGone: Layout(6, "16s", texts=1),
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),

@@ -1,0 +1,419 @@
+"""The agent: one connection to the server and the worker processes of its nodes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import logging
+import os
+import platform
+import random
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from parasnake import __version__, net, processes, worker
+from parasnake.child import Closable
+from parasnake.config import Config
+from parasnake.core import crew as steps
+from parasnake.core.crew import Crew
+from parasnake.core.ids import NodeId, NodeKey
+from parasnake.core.messages import PROTOCOL_VERSION, Heartbeat, Hello, Message, Result
+from parasnake.core.session import Session
+from parasnake.errors import (
+    ConnectError,
+    Interrupted,
+    ParasnakeError,
+    ProtocolError,
+    RefusedError,
+    WrongKeyError,
+)
+from parasnake.links import Channel, Connection
+from parasnake.loop import READ, Loop, Timer
+from parasnake.worker import NodeHooks
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
+"""Pauses between two tries to reach the server: they double from one to the other."""
+ANSWER_SECONDS = 60.0
+"""How long a server may take to answer the handshake: it may be busy in a hook."""
+GOODBYE_SECONDS = 2.0
+"""How long the last message may take to go out."""
+END_SECONDS = 1.0
+"""How long an idle worker may take to end by itself."""
+MAX_UNSENT_BYTES = 1 << 26
+"""With more results than this waiting for the network, workers are not read."""
+HOST_LETTERS = 100
+
+
+class WorkerProcess(Protocol):
+    """A started worker; ``processes.Child`` is one."""
+
+    channel: socket.socket
+    pidfd: int | None
+
+    def poll(self) -> object | None:
+        """How it died, in words, or None while it lives."""
+
+    def wait(self, timeout_s: float) -> object | None:
+        """Wait for its death."""
+
+    def kill(self) -> None:
+        """End it and whatever it started."""
+
+    def close(self) -> None:
+        """Kill it if need be and free what is left of it."""
+
+
+class Staff(Protocol):
+    """Where an agent gets its workers from."""
+
+    size: int
+    replaces: bool
+
+    def start(self, closing: list[Closable]) -> tuple[NodeKey, WorkerProcess]:
+        """Start one; a fork closes these objects of the agent's."""
+
+
+@dataclass(slots=True)
+class ForkedStaff:
+    """Worker processes by fork or spawn, replaced when they die."""
+
+    hooks: NodeHooks
+    size: int
+    start_method: str
+    script_arguments: argparse.Namespace | None
+    replaces: bool = True
+
+    def start(self, closing: list[Closable]) -> tuple[NodeKey, WorkerProcess]:
+        """Start a worker under a new node id."""
+        node = NodeKey(NodeId.from_random(os.urandom(16)).bytes)
+        child = processes.start(
+            functools.partial(worker.main, node, self.hooks, self.script_arguments),
+            method=processes.choose_method(self.start_method),
+            workers_on_machine=self.size,
+            closing=closing,
+            on_boot_error=functools.partial(worker.report_broken, node),
+        )
+        return node, child
+
+
+@dataclass(slots=True)
+class _Post:
+    """A worker of ours, as the loop sees it."""
+
+    process: WorkerProcess
+    channel: Channel
+
+
+class Agent:
+    """One agent from its first try to reach the server to its end.
+
+    Parameters
+    ----------
+    app_name: the server must have the same
+    digest: of the process hook, hexadecimal, or ""
+    config: settings
+    key: the secret key, 32 bytes
+    staff: where the workers come from
+    """
+
+    def __init__(
+        self, app_name: str, digest: str, config: Config, key: bytes, staff: Staff
+    ) -> None:
+        self._name = app_name
+        self._digest = digest
+        self._config = config
+        self._key = key
+        self._staff = staff
+        self._loop = Loop()
+        self._crew = self._new_crew()
+        self._call: net.Call | None = None
+        self._connection: Connection | None = None
+        self._address = ""
+        self._posts: dict[NodeKey, _Post] = {}
+        self._pause = FIRST_PAUSE_S
+        self._give_up_at = 0.0
+        self._told_waiting = False
+        self._answer_timer: Timer | None = None
+        self._paused = False
+        self._computed = 0
+        self._over = False
+        self._error: ParasnakeError | None = None
+        self._perform = self._table()
+
+    def stop(self) -> None:
+        """Hand back what is running and have ``run`` return; from any thread."""
+        self._over = True
+        self._loop.wake()
+
+    def run(self) -> None:
+        """Serve until the server says quit.
+
+        Raises
+        ------
+        ConnectError: no server within ``connect_timeout``
+        ConnectionLostError: the connection broke
+        RefusedError: wrong key, another app or protocol, or no Parasnake server there
+        NodeFailed: workers cannot start here
+        Interrupted: SIGINT or SIGTERM came
+        """
+        try:
+            with self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled):
+                self._give_up_at = self._loop.now() + self._config.connect_timeout
+                self._dial()
+                while not self._over:
+                    self._work()
+                    if not self._over:
+                        self._loop.wait()
+                self._say_goodbye()
+        finally:
+            self._close()
+        if self._error is not None:
+            raise self._error
+
+    def _signalled(self, number: int) -> None:
+        error = Interrupted(number)
+        if self._connection is None:
+            self._error, self._over = error, True
+            log.info("%s: %s", self._name, error)
+        else:
+            self._crew.leave(str(error), error)
+
+    def _new_crew(self) -> Crew:
+        hello = Hello(
+            PROTOCOL_VERSION,
+            os.getpid(),
+            __version__,
+            platform.python_version(),
+            self._name,
+            self._digest,
+            socket.gethostname()[:HOST_LETTERS],
+        )
+        return Crew(hello, self._staff.size, replace=self._staff.replaces)
+
+    # ---- reaching the server
+
+    def _dial(self) -> None:
+        self._call = net.Call(
+            self._loop,
+            *self._config.server_address,
+            on_connected=self._connected,
+            on_failed=self._not_connected,
+        )
+
+    def _connected(self, sock: socket.socket, address: str) -> None:
+        net.prepare(sock)
+        self._call = None
+        self._address = address
+        self._crew = self._new_crew()
+        self._connection = Connection(
+            self._loop,
+            sock,
+            Session(initiator=True, psk=self._key, ephemeral=os.urandom(32)),
+            on_messages=self._received,
+            on_end=self._server_ended,
+            on_heard=self._answered,
+        )
+        self._loop.before_wait(self._connection.flush)
+        self._answer_timer = self._loop.call_in(ANSWER_SECONDS, self._no_answer)
+
+    def _answered(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _no_answer(self) -> None:
+        self._answer_timer = None
+        if self._connection is not None:
+            self._connection.close()
+        self._server_ended(f"no answer within {ANSWER_SECONDS:.0f} s", None)
+
+    def _not_connected(self, failures: list[str]) -> None:
+        self._call = None
+        now = self._loop.now()
+        tried = "; ".join(failures)
+        if now + self._pause > self._give_up_at:
+            waited = self._config.connect_timeout
+            self._error = ConnectError(f"no server within {waited:g} s: {tried}")
+            self._over = True
+            return
+        if not self._told_waiting:
+            self._told_waiting = True
+            left = self._config.connect_timeout
+            log.info("%s: waiting up to %g s for the server: %s", self._name, left, tried)
+        self._loop.call_in(self._pause * random.uniform(0.5, 1.0), self._dial)
+        self._pause = min(2 * self._pause, LAST_PAUSE_S)
+
+    def _server_ended(self, reason: str, error: Exception | None) -> None:
+        self._connection = None
+        self._answered()
+        if self._crew.welcome is not None:
+            self._crew.lost_server(reason)
+        elif isinstance(error, RefusedError):
+            where = f"{self._address}: {error}"
+            self._error = type(error)(f"{where}; {_what_to_do(error)}")
+            self._over = True
+        else:
+            self._not_connected([f"{self._address}: {reason}"])
+
+    # ---- messages
+
+    def _received(self, messages: list[Message]) -> None:
+        for message in messages:
+            self._crew.message(message)
+
+    def _from_worker(self, node: NodeKey, messages: list[Message]) -> None:
+        for message in messages:
+            self._crew.worker_message(node, message)
+            if isinstance(message, Result):
+                self._computed += 1
+
+    def _beat(self) -> None:
+        welcome = self._crew.welcome
+        if self._connection is not None and welcome is not None:
+            self._connection.send(Heartbeat())
+            self._loop.call_in(welcome.heartbeat_interval, self._beat)
+
+    # ---- what the crew wants done
+
+    def _table(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            steps.ToServer: self._to_server,
+            steps.ToWorker: self._to_worker,
+            steps.StartWorker: self._start_worker,
+            steps.EndWorker: self._end_worker,
+            steps.Joined: self._joined,
+            steps.WorkerDied: self._worker_died,
+            steps.Leave: self._leave,
+        }
+
+    def _work(self) -> None:
+        if self._connection is None and self._crew.welcome is None:
+            return  # what the crew wants to say needs a connection first
+        while not self._over and (step := self._crew.next_step()) is not None:
+            self._perform[type(step)](step)
+        self._throttle()
+
+    def _throttle(self) -> None:
+        connection = self._connection
+        paused = connection is not None and connection.queued_bytes > MAX_UNSENT_BYTES
+        if paused != self._paused:
+            self._paused = paused
+            for post in self._posts.values():
+                post.channel.pause(paused)
+
+    def _to_server(self, step: steps.ToServer) -> None:
+        if self._connection is not None:
+            self._connection.send(step.message)
+
+    def _to_worker(self, step: steps.ToWorker) -> None:
+        post = self._posts.get(step.node)
+        if post is not None:
+            post.channel.send(step.message)
+
+    def _start_worker(self, step: steps.StartWorker) -> None:
+        closing: list[Closable] = [self._loop]
+        if self._connection is not None:
+            closing.append(self._connection.raw)
+        try:
+            node, process = self._staff.start(closing)
+        except OSError as error:
+            self._crew.not_started(step.slot, f"no new process: {error.strerror}")
+            return
+        channel = Channel(
+            self._loop,
+            process.channel,
+            on_messages=lambda messages: self._from_worker(node, messages),
+            on_end=lambda reason, error: self._worker_ended(node, reason, error),
+        )
+        self._posts[node] = _Post(process, channel)
+        if process.pidfd is not None:
+            self._loop.watch(process.pidfd, READ, lambda _: self._worker_ended(node, "", None))
+        self._crew.started(step.slot, node)
+
+    def _worker_ended(self, node: NodeKey, reason: str, error: Exception | None) -> None:
+        post = self._posts.get(node)
+        if post is None:
+            return
+        post.channel.drain()
+        death = post.process.wait(END_SECONDS)
+        if isinstance(error, ProtocolError):
+            reason = f"it broke the protocol: {error}"
+        text = str(death) if death is not None else f"it has closed its channel ({reason})"
+        self._dismiss(node)
+        self._crew.worker_gone(node, text)
+
+    def _end_worker(self, step: steps.EndWorker) -> None:
+        self._dismiss(step.node)
+
+    def _dismiss(self, node: NodeKey) -> None:
+        post = self._posts.pop(node, None)
+        if post is not None:
+            if post.process.pidfd is not None:
+                self._loop.watch(post.process.pidfd, 0, lambda _: None)
+            post.channel.close()
+            post.process.close()
+
+    def _joined(self, step: steps.Joined) -> None:
+        size = self._staff.size
+        workers = f"{size} worker{'s' if size != 1 else ''}"
+        log.info("%s: joined the server at %s with %s", self._name, self._address, workers)
+        for difference in step.differences:
+            log.warning("%s: %s", self._name, difference)
+        self._beat()
+
+    def _worker_died(self, step: steps.WorkerDied) -> None:
+        level = logging.WARNING if self._staff.replaces else logging.DEBUG
+        doing = "while it was computing a task" if step.busy else "while it was idle"
+        log.log(level, "%s: a worker died %s: %s", self._name, doing, step.reason)
+
+    def _leave(self, step: steps.Leave) -> None:
+        self._over = True
+        self._error = step.error
+        log.info("%s: left after %d results: %s", self._name, self._computed, step.reason)
+
+    # ---- the end
+
+    def _say_goodbye(self) -> None:
+        """Get the last message out, not for long, and let go of the server."""
+        if self._call is not None:
+            self._call.cancel()
+        connection = self._connection
+        if connection is None:
+            return
+        until = self._loop.now() + GOODBYE_SECONDS
+        connection.close_when_sent()
+        self._kill_busy()
+        while connection.is_open and self._loop.now() < until:
+            self._loop.wait(until)
+
+    def _kill_busy(self) -> None:
+        for node, post in self._posts.items():
+            worker_state = self._crew.workers.get(node)
+            if worker_state is None or worker_state.open or not worker_state.ready:
+                post.process.kill()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._kill_busy()
+        for post in self._posts.values():
+            post.channel.close()  # an idle worker takes that as its end
+        until = self._loop.now() + END_SECONDS
+        for post in self._posts.values():
+            post.process.wait(max(0.0, until - self._loop.now()))
+        for node in list(self._posts):
+            self._dismiss(node)
+        with contextlib.suppress(OSError):
+            self._loop.close()
+
+
+def _what_to_do(error: RefusedError) -> str:
+    if isinstance(error, WrongKeyError):
+        return "give this node the key file of the server (--key-file)"
+    return "check the address and the port (--ip, --port)"

@@ -1,0 +1,290 @@
+"""Parasnake: an app, its hooks, and how it is run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+from parasnake import arguments, cli, keys, logs
+from parasnake.agent import Agent, ForkedStaff
+from parasnake.config import Config
+from parasnake.errors import ConfigurationError, HookError
+from parasnake.hooks import HookTable, Role, process_digest
+from parasnake.local import LOOPBACK, LocalAgent
+from parasnake.server import Server, Status
+from parasnake.worker import NodeHooks
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Parasnake:
+    """A job for many machines: a name and the functions that make it up.
+
+    Register plain functions with the decorators, then call ``main()`` (which reads the command line)
+    or ``run()``. A decorator returns the function unchanged. A hook gets what its parameters ask for
+    by name; docs/hooks.md has the table.
+
+    Parameters
+    ----------
+    name: of the app; server and nodes must have the same, so that a node never joins a foreign job
+
+    Raises
+    ------
+    ConfigurationError: the name is empty or longer than 100 characters
+    """
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
+            raise ConfigurationError(
+                f"app name {name!r}: it must be a text of 1 to 100 printable characters"
+            )
+        self._name = name
+        self._hooks = HookTable(name)
+        self._running: Server | Agent | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"Parasnake({self._name!r})"
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+        return self._name
+
+    @property
+    def args(self) -> argparse.Namespace:
+        """The script's own command line arguments, as its parser understood them.
+
+        They are there once ``main(parser)`` was called, on server and nodes and in their workers.
+
+        Raises
+        ------
+        ConfigurationError: ``main`` was not called
+        """
+        if arguments.current is None:
+            raise ConfigurationError(
+                "app.args is there only after app.main(parser) has read the command line"
+            )
+        return arguments.current
+
+    # ---- hooks
+
+    def init_data(self, function: Function) -> Function:
+        """Server, once for an agent (for each node if it asks for ``node_id``): give init data.
+
+        What it returns goes to ``process`` and ``node_init`` as ``init_data``.
+        """
+        return self._register("init_data", function)
+
+    @overload
+    def new_data(self, function: Function, /) -> Function: ...
+    @overload
+    def new_data(self, /, *, total: int | None = None) -> Callable[[Function], Function]: ...
+    def new_data(self, function: Any = None, /, *, total: int | None = None) -> Any:
+        """Server: give the next piece of data, or None if there is nothing just now.
+
+        A generator function over all data is the simplest: the job is done when it is exhausted and
+        every result is merged. A plain function needs ``job_done`` beside it. If it asks for
+        ``node_id``, each node gets its next data only when its last result has been merged.
+
+        Parameters
+        ----------
+        total: how many pieces there will be, for the progress line
+        """
+        if function is not None:
+            return self._register("new_data", function)
+        return lambda decorated: self._register("new_data", decorated, total=total)
+
+    def process(self, function: Function) -> Function:
+        """Node: compute; gets ``data``, ``init_data``, ``node_id`` and returns the result."""
+        return self._register("process", function)
+
+    def result(self, function: Function) -> Function:
+        """Server, once for a task: merge; gets ``result``, ``data``, ``node_id``."""
+        return self._register("result", function)
+
+    def job_done(self, function: Function) -> Function:
+        """Server: say whether the job is done; true ends it at once."""
+        return self._register("job_done", function)
+
+    def node_init(self, function: Function) -> Function:
+        """Node, once before its first task: set up; gets ``init_data``, ``node_id``."""
+        return self._register("node_init", function)
+
+    def node_timeout(self, function: Function) -> Function:
+        """Server, when a node is lost: gets its ``node_id``."""
+        return self._register("node_timeout", function)
+
+    def failed(self, function: Function) -> Function:
+        """Server, when a task has failed for good: gets ``data``, ``error``, ``node_id``.
+
+        Without this hook such a task ends the job with ``TaskFailed``.
+        """
+        return self._register("failed", function)
+
+    def finish(self, function: Function) -> Function:
+        """Server, once after the last merge: what it returns, ``run`` returns."""
+        return self._register("finish", function)
+
+    def _register(self, name: str, function: Function, **options: Any) -> Function:
+        self._hooks.register(name, function, **options)
+        return function
+
+    # ---- running
+
+    def run(self, server: bool = False, *, local: int | str | None = None, **settings: Any) -> Any:
+        """Be the server, or a node, or both.
+
+        Parameters
+        ----------
+        server: be the server; else an agent with ``workers`` nodes
+        local: server and this many nodes ("auto": one for each core) here and now, with a fresh
+            key and any free port; ``server`` and the settings of the network do not matter then
+        settings: see ``Config`` (``ip``, ``port``, ``workers``, ``key_file`` and so on), and
+            ``config``: a file with them. They go before the environment (``PARASNAKE_...``) and
+            the file
+
+        Returns
+        -------
+        what the ``finish`` hook returned (None for a node, and after ``stop``)
+
+        Raises
+        ------
+        ConfigurationError: a setting, a key or a hook is wrong or missing
+        TaskFailed: a task has failed for good, and there is no ``failed`` hook
+        HookError: a hook on the server raised; the cause is its exception
+        ConnectError, ConnectionLostError, RefusedError, NodeFailed: see there; only on a node
+        Interrupted: SIGINT or SIGTERM came
+        """
+        return self._run(server, local, Config.load(settings))
+
+    def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
+        role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
+        self._hooks.check(role)
+        self._hooks.freeze()
+        if role is Role.NODE:
+            self._run_node(config)
+            return None
+        if role is Role.LOCAL:
+            workers: Any = local  # Config checks it
+            config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
+        return self._run_server(config, is_local=role is Role.LOCAL)
+
+    def _run_server(self, config: Config, *, is_local: bool) -> Any:
+        if is_local:
+            found = keys.FoundKey(keys.generate_key(), "for this run only")
+            helper = LocalAgent(self._name, self._digest(), config, found.key, self._staff(config))
+        else:
+            found, helper = keys.find_key(config, create=True), None
+        server = Server(
+            self._name, self._hooks, config, found.key, key_source=found.source, helper=helper
+        )
+        with self._as_running(server):
+            done = server.run()
+        return self._finish() if done else None
+
+    def _finish(self) -> Any:
+        hook = self._hooks.finish
+        if hook is None:
+            return None
+        try:
+            return hook()
+        except Exception as error:
+            raise HookError("finish") from error
+
+    def _run_node(self, config: Config) -> None:
+        found = keys.find_key(config, create=False)
+        agent = Agent(self._name, self._digest(), config, found.key, self._staff(config))
+        with self._as_running(agent):
+            agent.run()
+
+    def _staff(self, config: Config) -> ForkedStaff:
+        process = self._hooks.process
+        assert process is not None
+        hooks = NodeHooks(process, self._hooks.node_init)
+        return ForkedStaff(hooks, config.worker_count, config.start_method, arguments.current)
+
+    def _digest(self) -> str:
+        process = self._hooks.process
+        return process_digest(process).hex() if process else ""
+
+    def _as_running(self, shell: Server | Agent) -> _Running:
+        return _Running(self, shell)
+
+    def stop(self) -> None:
+        """End ``run`` soon; from any thread, or from a hook.
+
+        A server sends its nodes home and does not call ``finish``; a node hands back its tasks.
+        """
+        with self._lock:
+            if self._running is not None:
+                self._running.stop()
+
+    @property
+    def status(self) -> Status | None:
+        """What the server is at just now; None if this app is not running as a server."""
+        running = self._running
+        return running.status() if isinstance(running, Server) else None
+
+    def main(
+        self, parser: argparse.ArgumentParser | None = None, argv: Sequence[str] | None = None
+    ) -> Any:
+        """Run as the command line says: ``--server``, ``--local``, or as a node; see ``--help``.
+
+        Parameters
+        ----------
+        parser: the script's own parser, if it has options of its own; they are in ``app.args`` then
+        argv: the arguments, without the program's name; those of the process if None
+
+        Returns
+        -------
+        what ``run`` returns
+
+        Raises
+        ------
+        SystemExit: after an error, which has been written to standard error; its code is the
+            ``exit_status`` of the error
+        """
+        return cli.run_main(lambda: self._main(parser, argv))
+
+    def _main(self, parser: argparse.ArgumentParser | None, argv: Sequence[str] | None) -> Any:
+        if parser is None:
+            parser = cli.make_parser(self._name, _script_doc())
+        else:
+            cli.add_options(parser)
+        namespace = parser.parse_args(argv)
+        mode, given = cli.settings_from(namespace)
+        logs.set_up_logging(1 if given.get("verbose") else 0)
+        arguments.current = namespace
+        config = Config.load({}, command_line=given)
+        logs.set_up_logging(config.verbose)
+        local = mode if mode not in ("server", "node") else None
+        return self._run(mode == "server", local, config)
+
+
+class _Running:
+    """While a server or an agent runs, its app knows it, and will not run another."""
+
+    def __init__(self, app: Parasnake, shell: Server | Agent) -> None:
+        self._app = app
+        self._shell = shell
+
+    def __enter__(self) -> None:
+        with self._app._lock:
+            if self._app._running is not None:
+                raise ConfigurationError(f"{self._app!r} is running already")
+            self._app._running = self._shell
+
+    def __exit__(self, *_: object) -> None:
+        with self._app._lock:
+            self._app._running = None
+
+
+def _script_doc() -> str | None:
+    main = sys.modules.get("__main__")
+    return main.__doc__ if main is not None else None

@@ -1,0 +1,107 @@
+"""The agent of a local run: a child process beside the server, on the same machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import socket
+import sys
+
+from parasnake import logs, processes
+from parasnake.agent import Agent, ForkedStaff
+from parasnake.config import Config
+from parasnake.errors import NodeFailed, ParasnakeError
+from parasnake.loop import READ, Loop
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 3.0
+"""How long the agent may take to end after it has been told that the job is over."""
+MAX_RESTARTS = 3
+"""An agent that dies is started again this often."""
+LOOPBACK = "127.0.0.1"
+
+
+def _be_agent(  # noqa: PLR0917  # a partial fills them in
+    app_name: str,
+    digest: str,
+    config: Config,
+    key: bytes,
+    staff: ForkedStaff,
+    verbosity: int | None,
+    channel: socket.socket,
+) -> None:
+    """The entry of the agent's process; the channel only tells each side that the other lives."""
+    if verbosity is not None:
+        logs.set_up_logging(verbosity)
+    try:
+        Agent(app_name, digest, config, key, staff).run()
+    except ParasnakeError as error:
+        log.debug("%s: local agent: %s", app_name, error)
+        sys.exit(error.exit_status)
+
+
+class LocalAgent:
+    """A helper of the server: starts its agent, watches it, ends it.
+
+    Parameters are those of ``Agent``; port and address of ``config`` are filled in.
+    """
+
+    def __init__(
+        self, app_name: str, digest: str, config: Config, key: bytes, staff: ForkedStaff
+    ) -> None:
+        self._name = app_name
+        self._digest = digest
+        self._config = config
+        self._key = key
+        self._staff = staff
+        self._port = 0
+        self._loop: Loop | None = None
+        self._child: processes.Child | None = None
+        self._restarts = 0
+
+    def start(self, loop: Loop, port: int) -> None:
+        """Start the agent; it finds the server on this port of the loopback interface."""
+        self._loop, self._port = loop, port
+        config = dataclasses.replace(self._config, ip=LOOPBACK, port=port)
+        entry = functools.partial(
+            _be_agent, self._name, self._digest, config, self._key, self._staff, logs.verbosity()
+        )
+        self._child = processes.start(
+            entry,
+            method=processes.choose_method(self._config.start_method),
+            role=processes.Role.AGENT,
+            closing=[loop],
+        )
+        loop.watch(self._watched(self._child), READ, self._ended)
+
+    @staticmethod
+    def _watched(child: processes.Child) -> int | socket.socket:
+        return child.pidfd if child.pidfd is not None else child.channel
+
+    def _ended(self, _: int) -> None:
+        child, loop = self._child, self._loop
+        assert child is not None
+        assert loop is not None
+        death = child.wait(LEAVE_SECONDS)
+        self._free()
+        self._restarts += 1
+        if self._restarts > MAX_RESTARTS or (death is not None and death.exit_status):
+            raise NodeFailed(f"the local agent has ended: {death}; its last lines say why")
+        log.warning("%s: the local agent has died (%s): starting another", self._name, death)
+        self.start(loop, self._port)
+
+    def stop(self) -> None:
+        """See the agent off, which has been told to leave."""
+        child = self._child
+        if child is not None:
+            child.wait(LEAVE_SECONDS)
+            self._free()
+
+    def _free(self) -> None:
+        child, loop = self._child, self._loop
+        if child is not None and loop is not None:
+            loop.watch(self._watched(child), 0, self._ended)
+            child.close()
+            self._child = None
