@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import pytest
 from tqdm import tqdm
 
-from parasnake import __version__, cli, logs, keys
+from parasnake import __version__, cli, keys, logs
 from parasnake.config import Config, available_cores
 from parasnake.errors import (
     ConfigurationError,
