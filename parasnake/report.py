@@ -7,8 +7,10 @@ import logging
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from parasnake.core import farm, scheduler
+from parasnake.core.ids import NodeId
 from parasnake.core.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ class Tally:
     agents: int = 0
     nodes: int = 0
     lost_agents: int = 0
-    lost_tasks: int = 0
     dead_workers: int = 0
 
     def summary(self, now: float) -> str:
@@ -89,12 +90,12 @@ class Progress:
     """
 
     def __init__(
-        self, name: str, total: int | None, tally: Tally, scheduler: Scheduler, *, line: bool
+        self, name: str, total: int | None, tally: Tally, source: Scheduler, *, line: bool
     ) -> None:
         self._name = name
         self._total = total
         self._tally = tally
-        self._scheduler = scheduler
+        self._scheduler = source
         self._log_pause = FIRST_LOG_S
         self._logged = 0
         self._bar: tqdm.tqdm[Any] | None = self._make_bar() if line else None
@@ -139,10 +140,10 @@ class Progress:
         return self._tally.merged + self._tally.failed
 
     def _state(self) -> str:
-        scheduler = self._scheduler
-        nodes = len(scheduler.nodes)
-        text = f"{scheduler.running} running, {nodes} {_plural('node', nodes)}"
-        return f"{text}, {scheduler.waiting} waiting" if scheduler.waiting else text
+        source = self._scheduler
+        nodes = len(source.nodes)
+        text = f"{source.running} running, {nodes} {_plural('node', nodes)}"
+        return f"{text}, {source.waiting} waiting" if source.waiting else text
 
     def _text(self, now: float) -> str:
         elapsed = max(now - self._tally.started_at, 1e-9)
@@ -152,6 +153,84 @@ class Progress:
         if self._total and rate:
             text += f", {duration(max(self._total - self._done, 0) / rate)} left"
         return text
+
+
+class Reporter:
+    """Counts and logs what the farm says about agents, nodes and tasks."""
+
+    TELLS: ClassVar[tuple[type, ...]] = (
+        farm.AgentJoined,
+        farm.AgentRefused,
+        farm.AgentLeft,
+        farm.NodeJoined,
+        farm.NodeDied,
+        scheduler.Retry,
+        scheduler.Reclaimed,
+    )
+    """The steps that ``tell`` takes."""
+
+    def __init__(self, name: str, tally: Tally, max_attempts: int) -> None:
+        self._name = name
+        self._tally = tally
+        self._max_attempts = max_attempts
+
+    def tell(self, step: farm.Step) -> None:
+        """Take note of one of ``TELLS``."""
+        match step:
+            case farm.AgentJoined(peer, differences):
+                self._joined(peer, differences)
+            case farm.AgentRefused(peer, reason):
+                log.warning("%s: refused %s: %s", self._name, peer.name, reason)
+            case farm.AgentLeft():
+                self._left(step)
+            case farm.NodeJoined(peer, node):
+                self._tally.nodes += 1
+                log.debug("%s: node %s of %s", self._name, NodeId(bytes=node), peer.name)
+            case farm.NodeDied(peer, _, reason):
+                self._tally.dead_workers += 1
+                log.warning("%s: a worker on %s died: %s", self._name, peer.name, reason)
+            case scheduler.Retry():
+                self._retry(step)
+            case scheduler.Reclaimed(count):
+                log.warning(
+                    "%s: %d %s of lost nodes: new_data did not hand the data out again, though "
+                    "all nodes are idle; other nodes get it now (see @app.node_timeout)",
+                    self._name,
+                    count,
+                    _plural("task", count),
+                )
+
+    def _joined(self, peer: farm.Peer, differences: list[str]) -> None:
+        self._tally.agents += 1
+        log.info("%s: %s joined", self._name, peer.name)
+        for difference in differences:
+            log.warning("%s: %s: %s", self._name, peer.name, difference)
+
+    def _left(self, step: farm.AgentLeft) -> None:
+        again = ""
+        if step.tasks:
+            again = f"; {step.tasks} of its {_plural('task', step.tasks)} will run elsewhere"
+        if step.lost:
+            self._tally.lost_agents += 1
+            log.warning("%s: lost %s: %s%s", self._name, step.peer.name, step.reason, again)
+            return
+        level = logging.ERROR if step.remote else logging.INFO
+        text = f"{step.reason}{again}" + (f"\n{step.remote}" if step.remote else "")
+        log.log(level, "%s: %s left: %s", self._name, step.peer.name, text)
+
+    def _retry(self, step: scheduler.Retry) -> None:
+        task = step.task
+        self._tally.retries += 1
+        charged = f"{task.failures} of {self._max_attempts} attempts failed"
+        remote = f"\n{step.remote}" if step.remote else ""
+        log.warning(
+            "%s: task %d will be tried again (%s): %s%s",
+            self._name,
+            task.id,
+            charged,
+            step.reason,
+            remote,
+        )
 
 
 def line_wanted(setting: bool | None) -> bool:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import platform
 import signal
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parasnake import __version__, net, payload
+from parasnake import __version__, payload
 from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import scheduler as tasks
@@ -22,19 +19,18 @@ from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
 from parasnake.core.messages import Message, Quit, QuitKind
 from parasnake.core.scheduler import Policy
-from parasnake.core.session import Session
 from parasnake.errors import (
-    HandshakeError,
     HookError,
     Interrupted,
     PayloadError,
     ProtocolError,
     TaskFailed,
 )
+from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable, process_digest
 from parasnake.links import Connection
-from parasnake.loop import READ, Loop, Timer
-from parasnake.report import OnceAMinute, Progress, Tally, line_wanted
+from parasnake.loop import Loop
+from parasnake.report import Progress, Reporter, Tally, line_wanted
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +38,6 @@ WORK_SECONDS = 0.01
 """How long hooks run on end before the sockets are looked at again."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
-MAX_UNPROVEN = 512
-"""Connections that have not proven yet that they hold the key."""
-UNPROVEN_SECONDS = 10.0
-"""How long a connection has to prove it ..."""
-CROWDED_SECONDS = 1.0
-"""... and how long when all slots are taken and others wait."""
-ACCEPTS_AT_ONCE = 64
-ACCEPT_PAUSE_S = 0.5
-"""Pause of accepting when descriptors are used up."""
 GOODBYE_SECONDS = 2.0
 """How long agents have to take in that the job is over."""
 JOB_DONE_SHARE = 100
@@ -115,23 +102,17 @@ class Server:
         self._name = app_name
         self._hooks = hooks
         self._config = config
-        self._key = key
         self._key_source = key_source
         self._helper = helper
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
-        self._listeners: list[socket.socket] = []
-        self._unproven: dict[PeerId, tuple[Connection, float, str]] = {}
+        self._gate = Gate(app_name, key, self._loop, self)
         self._connections: dict[PeerId, Connection] = {}
-        self._next_peer = 0
-        self._accepting = False
-        self._accept_timer: Timer | None = None
-        self._unproven_timer: Timer | None = None
         self._paused = False
         self._generator: Iterator[Any] | None = None
         self._tally = Tally(self._loop.now())
-        self._may_log = OnceAMinute()
+        self._reporter = Reporter(app_name, self._tally, config.max_attempts)
         self._changed = True
         self._job_done_at = 0.0
         self._over = False
@@ -165,7 +146,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port that it listens on; 0 before ``run``."""
-        return int(self._listeners[0].getsockname()[1]) if self._listeners else 0
+        return self._gate.port
 
     def stop(self) -> None:
         """Send the nodes home and have ``run`` return; from any thread, or from a hook."""
@@ -217,12 +198,8 @@ class Server:
     # ---- its life
 
     def _open(self) -> None:
-        _raise_descriptor_limit()
         config = self._config
-        self._listeners = net.listen(config.bind, config.port)
-        for listener in self._listeners:
-            listener.setblocking(False)
-        self._accept_more()
+        self._gate.open(config.bind, config.port)
         where = config.bind or "all interfaces"
         log.info("%s: server on port %d of %s, %s", self._name, self.port, where, self._key_source)
         line = line_wanted(config.progress)
@@ -305,10 +282,7 @@ class Server:
 
     def _send_home(self, kind: QuitKind, reason: str) -> None:
         """Tell all agents to leave and wait, not for long, until they have heard it."""
-        self._stop_accepting()
-        for connection, _, _ in self._unproven.values():
-            connection.close()
-        self._unproven.clear()
+        self._gate.shut()
         self._tally.dropped += self._farm.quit(kind, reason)
         while (step := self._farm.next_step()) is not None:
             self._perform[type(step)](step)
@@ -323,9 +297,7 @@ class Server:
             self._helper.stop()
         if self._progress is not None:
             self._progress.close()
-        self._stop_accepting()
-        for listener in self._listeners:
-            listener.close()
+        self._gate.shut()
         for connection in self._connections.values():
             connection.close()
         if self._generator is not None and hasattr(self._generator, "close"):
@@ -340,119 +312,26 @@ class Server:
 
     # ---- connections
 
-    def _accept_more(self) -> None:
-        self._accept_timer = None
-        if not self._accepting:
-            self._accepting = True
-            for listener in self._listeners:
-                self._loop.watch(listener, READ, self._acceptable)
+    def admitted(self, peer: PeerId, connection: Connection, address: str) -> None:
+        """A peer has proven that it holds the key."""
+        self._connections[peer] = connection
+        self._farm.connected(peer, address, self._loop.now())
 
-    def _stop_accepting(self) -> None:
-        self._accepting = False
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                self._loop.watch(listener, 0, self._acceptable)
+    def heard(self, peer: PeerId) -> None:
+        """It lives."""
+        self._farm.heard(peer, self._loop.now())
 
-    def _accept_later(self, seconds: float) -> None:
-        self._stop_accepting()
-        if self._accept_timer is None:
-            self._accept_timer = self._loop.call_in(seconds, self._accept_more)
-
-    def _acceptable(self, _: int) -> None:
-        for listener in self._listeners:
-            for _ in range(ACCEPTS_AT_ONCE):
-                if not self._room_for_another():
-                    return
-                try:
-                    sock, address = listener.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        self._out_of_descriptors(error)
-                        return
-                    continue  # that one went away before it was taken
-                self._accepted(sock, net.address_text(address))
-
-    def _room_for_another(self) -> bool:
-        if len(self._unproven) < MAX_UNPROVEN:
-            return True
-        peer_id, (connection, since, address) = next(iter(self._unproven.items()))
-        waited = self._loop.now() - since
-        if waited < CROWDED_SECONDS:
-            self._accept_later(CROWDED_SECONDS - waited)
-            return False
-        connection.close()
-        self._forget_unproven(peer_id, address, "silent, and others wait")
-        return True
-
-    def _out_of_descriptors(self, error: OSError) -> None:
-        if self._may_log("descriptors", self._loop.now()):
-            log.warning(
-                "%s: no more connections for now: %s; those who are in go on "
-                "(a higher 'ulimit -n' helps)",
-                self._name,
-                error.strerror,
-            )
-        self._accept_later(ACCEPT_PAUSE_S)
-
-    def _accepted(self, sock: socket.socket, address: str) -> None:
-        net.prepare(sock)
-        peer_id = PeerId(self._next_peer)
-        self._next_peer += 1
-        connection = Connection(
-            self._loop,
-            sock,
-            Session(initiator=False, psk=self._key, ephemeral=os.urandom(32)),
-            on_messages=lambda messages: self._received(peer_id, messages),
-            on_end=lambda reason, error: self._ended(peer_id, reason, error),
-            on_heard=lambda: self._heard(peer_id),
-        )
-        self._unproven[peer_id] = (connection, self._loop.now(), address)
-        if self._unproven_timer is None:
-            self._unproven_timer = self._loop.call_in(UNPROVEN_SECONDS, self._drop_unproven)
-
-    def _drop_unproven(self) -> None:
-        """Close what has not proven in time that it holds the key."""
-        self._unproven_timer = None
-        now = self._loop.now()
-        for peer_id, (connection, since, address) in list(self._unproven.items()):
-            if now - since < UNPROVEN_SECONDS:
-                when = since + UNPROVEN_SECONDS
-                self._unproven_timer = self._loop.call_at(when, self._drop_unproven)
-                return
-            connection.close()
-            self._forget_unproven(peer_id, address, f"no proof within {UNPROVEN_SECONDS:.0f} s")
-
-    def _forget_unproven(self, peer_id: PeerId, address: str, reason: str) -> None:
-        del self._unproven[peer_id]
-        if self._may_log(address.rpartition(":")[0], self._loop.now()):
-            log.warning("%s: turned away %s: %s", self._name, address, reason)
-
-    def _heard(self, peer_id: PeerId) -> None:
-        now = self._loop.now()
-        unproven = self._unproven.pop(peer_id, None)
-        if unproven is not None:
-            connection, _, address = unproven
-            self._connections[peer_id] = connection
-            self._farm.connected(peer_id, address, now)
-        self._farm.heard(peer_id, now)
-
-    def _received(self, peer_id: PeerId, messages: list[Message]) -> None:
+    def received(self, peer: PeerId, messages: list[Message]) -> None:
+        """It has said something."""
         for message in messages:
-            self._farm.message(peer_id, message)
+            self._farm.message(peer, message)
 
-    def _ended(self, peer_id: PeerId, reason: str, error: Exception | None) -> None:
-        if peer_id in self._unproven:
-            _, _, address = self._unproven[peer_id]
-            if isinstance(error, HandshakeError):
-                reason = "it holds another secret key, or is no Parasnake node"
-            self._forget_unproven(peer_id, address, reason)
-            return
+    def ended(self, peer: PeerId, reason: str, error: Exception | None) -> None:
+        """Its connection has ended."""
         if isinstance(error, ProtocolError):
             reason = f"it broke the protocol: {reason}"
-        self._connections.pop(peer_id, None)
-        self._farm.gone(peer_id, reason)
+        self._connections.pop(peer, None)
+        self._farm.gone(peer, reason)
 
     # ---- what the farm wants done
 
@@ -461,17 +340,11 @@ class Server:
             steps.Send: self._send,
             steps.Drop: self._drop,
             steps.CallInit: self._call_init,
-            steps.AgentJoined: self._tell_joined,
-            steps.AgentRefused: self._tell_refused,
-            steps.AgentLeft: self._tell_left,
-            steps.NodeJoined: self._tell_node,
-            steps.NodeDied: self._tell_death,
+            **dict.fromkeys(Reporter.TELLS, self._tell),
             tasks.AskData: self._ask_data,
             tasks.Merge: self._merge,
             tasks.Fail: self._fail,
-            tasks.Retry: self._tell_retry,
-            tasks.TellTimeout: self._tell_timeout,
-            tasks.Reclaimed: self._tell_reclaimed,
+            tasks.TellTimeout: self._lost_node,
         }
 
     def _send(self, step: steps.Send) -> None:
@@ -563,65 +436,15 @@ class Server:
         peer = self._farm.peers.get(known.peer) if known else None
         return peer.name if peer else ""
 
-    # ---- what the farm wants told
-
-    def _tell_joined(self, step: steps.AgentJoined) -> None:
-        self._tally.agents += 1
-        log.info("%s: %s joined", self._name, step.peer.name)
-        for difference in step.differences:
-            log.warning("%s: %s: %s", self._name, step.peer.name, difference)
-
-    def _tell_refused(self, step: steps.AgentRefused) -> None:
-        if self._may_log(step.peer.address.rpartition(":")[0], self._loop.now()):
-            log.warning("%s: refused %s: %s", self._name, step.peer.name, step.reason)
-
-    def _tell_left(self, step: steps.AgentLeft) -> None:
+    def _tell(self, step: Any) -> None:
         self._changed = True
-        again = f"; {step.tasks} of its tasks will run elsewhere" if step.tasks else ""
-        if step.lost:
-            self._tally.lost_agents += 1
-            self._tally.lost_tasks += step.tasks
-            log.warning("%s: lost %s: %s%s", self._name, step.peer.name, step.reason, again)
-            return
-        level = logging.ERROR if step.remote else logging.INFO
-        text = f"{step.reason}{again}" + (f"\n{step.remote}" if step.remote else "")
-        log.log(level, "%s: %s left: %s", self._name, step.peer.name, text)
+        self._reporter.tell(step)
 
-    def _tell_node(self, step: steps.NodeJoined) -> None:
-        self._tally.nodes += 1
-        self._changed = True
-        log.debug("%s: node %s of %s", self._name, NodeId(bytes=step.node), step.peer.name)
-
-    def _tell_death(self, step: steps.NodeDied) -> None:
-        self._tally.dead_workers += 1
-        self._changed = True
-        log.warning("%s: a worker on %s died: %s", self._name, step.peer.name, step.reason)
-
-    def _tell_retry(self, step: tasks.Retry) -> None:
-        self._tally.retries += 1
-        log.warning(
-            "%s: task %d will be tried again (%d of %d attempts failed): %s%s",
-            self._name,
-            step.task.id,
-            step.task.failures,
-            self._config.max_attempts,
-            step.reason,
-            f"\n{step.remote}" if step.remote else "",
-        )
-
-    def _tell_timeout(self, step: tasks.TellTimeout) -> None:
+    def _lost_node(self, step: tasks.TellTimeout) -> None:
         self._changed = True
         hook = self._hooks.node_timeout
         if hook is not None:
             self._call(hook, node_id=NodeId(bytes=step.node))
-
-    def _tell_reclaimed(self, step: tasks.Reclaimed) -> None:
-        log.warning(
-            "%s: %d tasks of lost nodes were not handed out again by new_data, though all nodes "
-            "are idle: they are sent to other nodes now (see @app.node_timeout)",
-            self._name,
-            step.tasks,
-        )
 
     # ---- small parts
 
@@ -646,11 +469,3 @@ def _brief(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
-
-
-def _raise_descriptor_limit() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
