@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from parasnake.core import farm as steps
 from parasnake.core import scheduler as tasks
 from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
-from parasnake.core.messages import Message, Quit, QuitKind
+from parasnake.core.messages import Failure, Message, Quit, QuitKind
 from parasnake.core.scheduler import Policy
 from parasnake.errors import (
     HookError,
@@ -202,6 +203,9 @@ class Server:
         self._gate.open(config.bind, config.port)
         where = config.bind or "all interfaces"
         log.info("%s: server on port %d of %s, %s", self._name, self.port, where, self._key_source)
+        if config.bind is None:
+            host = socket.gethostname()
+            log.info("%s: nodes reach it with --ip %s --port %d", self._name, host, self.port)
         line = line_wanted(config.progress)
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
@@ -324,6 +328,8 @@ class Server:
     def received(self, peer: PeerId, messages: list[Message]) -> None:
         """It has said something."""
         for message in messages:
+            if isinstance(message, Failure) and message.module:
+                message = _with_own_version(message)  # noqa: PLW2901
             self._farm.message(peer, message)
 
     def ended(self, peer: PeerId, reason: str, error: Exception | None) -> None:
@@ -460,6 +466,14 @@ class Server:
 
 
 _EXHAUSTED = object()
+
+
+def _with_own_version(failure: Failure) -> Failure:
+    """The node could not rebuild the data: say what the server has of the module in question."""
+    version = payload.version_of(failure.module)
+    here = f"{failure.module} {version}" if version else f"no {failure.module} with a version"
+    text = f"{failure.reason}; the server has {here}, Python {platform.python_version()}"
+    return failure._replace(reason=text)
 
 
 def _brief(error: BaseException) -> str:
