@@ -116,6 +116,8 @@ class UnreadablePayload(PayloadError):
     ) -> None:
         top = module.partition(".")[0]
         here = f"{top} is not installed" if local_version is None else f"{top} {local_version}"
+        if local_version == "unknown":
+            here = f"the version of {top} is unknown"
         super().__init__(
             f"cannot rebuild {module}.{type_name} here ({here}): {reason}", type_name=type_name
         )
