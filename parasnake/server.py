@@ -471,7 +471,7 @@ _EXHAUSTED = object()
 def _with_own_version(failure: Failure) -> Failure:
     """The node could not rebuild the data: say what the server has of the module in question."""
     version = payload.version_of(failure.module)
-    here = f"{failure.module} {version}" if version else f"no {failure.module} with a version"
+    here = f"{failure.module} {version}" if version else f"no module {failure.module}"
     text = f"{failure.reason}; the server has {here}, Python {platform.python_version()}"
     return failure._replace(reason=text)
 
