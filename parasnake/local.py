@@ -35,6 +35,8 @@ def _be_agent(  # noqa: PLR0917  # a partial fills them in
     """The entry of the agent's process; the channel only tells each side that the other lives."""
     if verbosity is not None:
         logs.set_up_logging(verbosity)
+    if not log.isEnabledFor(logging.DEBUG):  # its server says the same
+        logging.getLogger(Agent.__module__).setLevel(logging.WARNING)
     try:
         Agent(app_name, digest, config, key, staff).run()
     except ParasnakeError as error:

@@ -206,12 +206,12 @@ class Server:
         if config.bind is None:
             host = socket.gethostname()
             log.info("%s: nodes reach it with --ip %s --port %d", self._name, host, self.port)
+        if self._helper is not None:
+            self._helper.start(self._loop, self.port)  # before there is a line that it could garble
         line = line_wanted(config.progress)
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
-        if self._helper is not None:
-            self._helper.start(self._loop, self.port)
 
     def _serve(self) -> bool:
         try:
