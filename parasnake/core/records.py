@@ -29,18 +29,18 @@ class _Cipher:
     """A key with the counter of its nonces."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
         self._aead = AESGCM(key)
         self._counter = 0
 
-    def _next_nonce(self) -> bytes:
+    def _next(self) -> tuple[AESGCM, bytes]:
+        """Return the key and the nonce for the next record: together, because a rekey changes both."""
         if self._counter == REKEY_INTERVAL:
-            self._key = self._aead.encrypt(_REKEY_NONCE, bytes(KEY_BYTES), None)[:KEY_BYTES]
-            self._aead = AESGCM(self._key)
+            new_key = self._aead.encrypt(_REKEY_NONCE, bytes(KEY_BYTES), None)[:KEY_BYTES]
+            self._aead = AESGCM(new_key)
             self._counter = 0
         value = nonce(self._counter)
         self._counter += 1
-        return value
+        return self._aead, value
 
 
 class Sealer(_Cipher):
@@ -55,7 +55,8 @@ class Sealer(_Cipher):
         length = size.to_bytes(LENGTH_BYTES, "big")
         end = LENGTH_BYTES + size
         record[:LENGTH_BYTES] = length
-        self._aead.encrypt_into(self._next_nonce(), plaintext, length, record[LENGTH_BYTES:end])
+        aead, value = self._next()
+        aead.encrypt_into(value, plaintext, length, record[LENGTH_BYTES:end])
         return end
 
 
@@ -65,16 +66,18 @@ class Opener(_Cipher):
     def open(self, ciphertext: Buffer) -> bytes:
         """Return the plaintext of one record, or raise ``RecordError``."""
         length = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
+        aead, value = self._next()
         try:
-            return self._aead.decrypt(self._next_nonce(), ciphertext, length)
+            return aead.decrypt(value, ciphertext, length)
         except InvalidTag as error:
             raise RecordError("a record does not authenticate") from error
 
     def open_into(self, ciphertext: Buffer, plaintext: memoryview) -> None:
         """Decrypt one record straight into ``plaintext``, which has just the right length."""
         length = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
+        aead, value = self._next()
         try:
-            self._aead.decrypt_into(self._next_nonce(), ciphertext, length, plaintext)
+            aead.decrypt_into(value, ciphertext, length, plaintext)
         except InvalidTag as error:
             raise RecordError("a record does not authenticate") from error
 
