@@ -53,7 +53,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._before_wait: dict[Callable[[], None], None] = {}
-        self._on_signal: Callable[[int], None] | None = None
+        self._on_signal: dict[int, Callable[[int], None]] = {}
         self._on_wake: Callable[[], None] | None = None
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -140,15 +140,17 @@ class Loop:
             if len(seen) > 1:
                 raise KeyboardInterrupt
 
-        self._on_signal = callback
-        before = {number: signal.signal(number, note) for number in numbers}
+        self._on_signal = dict.fromkeys(numbers, callback)
+        # Never a handler of ours without the descriptor: its signal would be swallowed.
         wakeup = signal.set_wakeup_fd(self._wake_out.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, note) for number in self._on_signal}
         try:
             yield
         finally:
-            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.set_wakeup_fd(wakeup)
+            self._on_signal = {}
 
     def on_wake(self, callback: Callable[[], None]) -> None:
         """Have this called from the loop after ``wake``."""
@@ -165,8 +167,8 @@ class Loop:
         except BlockingIOError:
             return
         for number in numbers:
-            if number and self._on_signal is not None:
-                self._on_signal(number)
+            if number in self._on_signal:  # signals of the user's own come here too
+                self._on_signal[number](number)
             elif not number and self._on_wake is not None:
                 self._on_wake()
 
@@ -182,7 +184,8 @@ class Loop:
             del self._before_wait[callback]
             callback()
         for key, events in self._selector.select(self._timeout(until)):
-            if key.fd in self._selector.get_map():  # an earlier handler may have closed it
+            # An earlier handler may have closed it, and another may have its number by now.
+            if self._selector.get_map().get(key.fd) == key:
                 key.data(events)
         self._run_timers()
 
