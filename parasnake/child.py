@@ -122,9 +122,11 @@ def _live(channel: socket.socket, conditions: Conditions, boot: Callable[[], Ent
         )
         isolation.set_signal_handlers(deaf=runs_user_code)
         isolation.let_output_through()
-        # The children of user code have no use for the channel; left open in them it would hide
-        # this process's death from the parent.
+        # Left open in a process that user code forks, the channel would hide this one's death
+        # from the parent.
         os.register_at_fork(after_in_child=channel.close)
+        if runs_user_code:
+            isolation.hear_in_forks()
         entry = boot()
         if runs_user_code:
             # A script may have set handlers and seeds of its own while it was loaded.

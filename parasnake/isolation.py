@@ -106,9 +106,32 @@ def set_signal_handlers(*, deaf: bool) -> None:
         if deaf and number.name in _FOR_THE_PARENT_ONLY:
             signal.signal(number, _do_nothing)
         elif callable(signal.getsignal(number)):
-            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, default)
+            signal.signal(number, _default_handler(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals_of_the_parent())
+
+
+def hear_in_forks() -> None:
+    """Undo deafness in the processes that user code will fork: ``terminate()`` must end them."""
+    masks = threading.local()
+
+    # Blocked for a moment, a signal that comes right after the fork waits for the new handler.
+    def hold_back() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, signals_of_the_parent())
+
+    def let_in() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def hear_again() -> None:
+        for number in signals_of_the_parent():
+            if signal.getsignal(number) is _do_nothing:
+                signal.signal(number, _default_handler(number))
+        let_in()
+
+    os.register_at_fork(before=hold_back, after_in_parent=let_in, after_in_child=hear_again)
+
+
+def _default_handler(number: signal.Signals) -> Any:
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 def _do_nothing(number: int, frame: Any) -> None:

@@ -51,6 +51,7 @@ from parasnake.isolation import (
 
 __all__ = [
     "Child",
+    "Closable",
     "Death",
     "Method",
     "ParentWatch",
@@ -211,6 +212,7 @@ def start(
     closing: Iterable[Closable] = (),
     on_boot_error: BootErrorReport | None = None,
     parent_watch: ParentWatch | None = None,
+    with_script: bool = True,
 ) -> Child:
     """Start a process that calls ``entry(channel)`` and ends when that returns.
 
@@ -235,6 +237,7 @@ def start(
         the entry cannot be loaded there; pickled like the entry. Else the text goes to standard
         error
     parent_watch: how the child learns that its parent has died; ``None`` chooses
+    with_script: for "spawn": load the user's script; needless where the entry is of this package
 
     Raises
     ------
@@ -258,7 +261,8 @@ def start(
             if method == "fork":
                 pid = _fork(entry, child_end, conditions, (parent_end, *closing))
             else:
-                pid = _spawn(entry, child_end, conditions, parent_end)
+                loaded = script.find() if with_script else None
+                pid = _spawn(entry, child_end, conditions, parent_end, loaded)
     except BaseException:
         parent_end.close()
         raise
@@ -281,9 +285,13 @@ def _fork(
 
 
 def _spawn(
-    entry: Entry, channel: socket.socket, conditions: Conditions, parent_end: socket.socket
+    entry: Entry,
+    channel: socket.socket,
+    conditions: Conditions,
+    parent_end: socket.socket,
+    loaded: script.Script | None,
 ) -> int:
-    record = BootRecord(conditions, list(sys.argv), script.find(), serialised(entry))
+    record = BootRecord(conditions, list(sys.argv), loaded, serialised(entry))
     data = framed(record)
     environment = dict(os.environ)
     if conditions.pool_size is not None:

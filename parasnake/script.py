@@ -17,6 +17,8 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 
+from parasnake.errors import ParasnakeError
+
 MODULE_NAME = "__mp_main__"
 
 _PACKAGE_DIRECTORY = str(Path(__file__).parent)
@@ -119,18 +121,24 @@ def _find_spec(name: str) -> ModuleSpec:
 
 def explain_failure(error: BaseException) -> str:
     """Tell why a spawned process could not be made ready: a headline and the user's traceback."""
-    headline = f"{find() or 'the program'} could not be loaded in a new process:\n"
-    trace = _without_library_frames(error.__traceback__)
-    text = headline + "".join(traceback.format_exception(type(error), error, trace))
+    text = f"{find() or 'the program'} could not be loaded in a new process:\n"
+    if isinstance(error, ParasnakeError):
+        # It says itself what is wrong, and its causes lie within the library.
+        return f"{text}{error}\n"
+    trace = _without_library_frames(error)
+    text += "".join(traceback.format_exception(type(error), error, trace))
     if isinstance(error, SystemExit):
         text += 'What only the program itself should do belongs under: if __name__ == "__main__":\n'
     return text
 
 
-def _without_library_frames(trace: TracebackType | None) -> TracebackType | None:
+def _without_library_frames(error: BaseException) -> TracebackType | None:
+    """The part of a traceback that begins in the user's code."""
+    trace = error.__traceback__
     while trace is not None:
         file_name = trace.tb_frame.f_code.co_filename
         if not file_name.startswith((_PACKAGE_DIRECTORY, "<frozen ")):
-            break
+            return trace
         trace = trace.tb_next
-    return trace
+    # A syntax error names its place itself; for anything else we are to blame.
+    return None if isinstance(error, SyntaxError) else error.__traceback__
