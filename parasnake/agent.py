@@ -143,12 +143,19 @@ class Agent:
         self._paused = False
         self._computed = 0
         self._over = False
+        self._stopped = False
+        self._abandoned = False
         self._error: ParasnakeError | None = None
         self._perform = self._table()
 
     def stop(self) -> None:
         """Hand back what is running and have ``run`` return; from any thread."""
-        self._over = True
+        self._stopped = True
+        self._loop.wake()
+
+    def abandon(self) -> None:
+        """Have ``run`` return without a word to the server, as if it had died; from any thread."""
+        self._abandoned = self._over = True
         self._loop.wake()
 
     def run(self) -> None:
@@ -167,10 +174,13 @@ class Agent:
                 self._give_up_at = self._loop.now() + self._config.connect_timeout
                 self._dial()
                 while not self._over:
+                    if self._stopped:
+                        self._go("stopped", None)
                     self._work()
                     if not self._over:
                         self._loop.wait()
-                self._say_goodbye()
+                if not self._abandoned:
+                    self._say_goodbye()
         finally:
             self._close()
         if self._error is not None:
@@ -178,11 +188,14 @@ class Agent:
 
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
+        self._go(str(error), error)
+
+    def _go(self, reason: str, error: ParasnakeError | None) -> None:
         if self._connection is None:
             self._error, self._over = error, True
-            log.info("%s: %s", self._name, error)
+            log.info("%s: %s", self._name, reason)
         else:
-            self._crew.leave(str(error), error)
+            self._crew.leave(reason, error)
 
     def _new_crew(self) -> Crew:
         hello = Hello(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from parasnake import arguments, cli, keys, logs
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.config import Config
+from parasnake.core.ids import NodeId, NodeKey
 from parasnake.errors import ConfigurationError, HookError
-from parasnake.hooks import HookTable, Role, process_digest
+from parasnake.here import NodeHere
+from parasnake.hooks import HookTable, Role
 from parasnake.local import LOOPBACK, LocalAgent
 from parasnake.server import Server, Status
 from parasnake.worker import NodeHooks
+
+_Shell: TypeAlias = Server | Agent | NodeHere
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -31,22 +37,24 @@ class Parasnake:
     Parameters
     ----------
     name: of the app; server and nodes must have the same, so that a node never joins a foreign job
+    compare_code: warn when the code of ``process`` is not the same on the server and on a node
 
     Raises
     ------
     ConfigurationError: the name is empty or longer than 100 characters
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, compare_code: bool = True) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
             raise ConfigurationError(
                 f"app name {name!r}: it must be a text of 1 to 100 printable characters"
             )
         self._name = name
-        self._hooks = HookTable(name)
-        self._running: Server | Agent | None = None
+        self._hooks = HookTable(name, compare_code=compare_code)
+        self._running: _Shell | None = None
         self._lock = threading.Lock()
-        self._stopped = False
+        self._has_run = False
+        self._stopped_before = False
 
     def __repr__(self) -> str:
         return f"Parasnake({self._name!r})"
@@ -163,6 +171,34 @@ class Parasnake:
         """
         return self._run(server, local, Config.load(settings))
 
+    def run_here(self, node_id: uuid.UUID | None = None, **settings: Any) -> None:
+        """Be one node whose ``process`` and ``node_init`` are called in this process and thread.
+
+        So they can change objects that the caller reads afterwards, and a debugger can step into
+        them. The connection and its heartbeat are kept by a helper process, which ends with this
+        one. Signals are left alone: Ctrl-C hands back the task and raises ``KeyboardInterrupt``.
+
+        Parameters
+        ----------
+        node_id: the node's own id; a random one if None
+        settings: as for ``run``; those of worker processes do not matter
+
+        Raises
+        ------
+        ConfigurationError, ConnectError, ConnectionLostError, RefusedError, NodeFailed: as ``run``
+        Interrupted: SIGTERM came to the helper
+        """
+        self._hooks.check(Role.NODE)
+        self._hooks.freeze()
+        config = Config.load(settings)
+        found = keys.find_key(config, create=False)
+        chosen = node_id if node_id is not None else NodeId.from_random(os.urandom(16))
+        node = NodeKey(chosen.bytes)
+        digest, hooks = self._hooks.digest, self._node_hooks()
+        shell = NodeHere(self._name, digest, config, found.key, hooks=hooks, node=node)
+        with self._as_running(shell):
+            shell.run()
+
     def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
         role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
         self._hooks.check(role)
@@ -178,7 +214,9 @@ class Parasnake:
     def _run_server(self, config: Config, *, is_local: bool) -> Any:
         if is_local:
             found = keys.FoundKey(keys.generate_key(), "for this run only")
-            helper = LocalAgent(self._name, self._digest(), config, found.key, self._staff(config))
+            helper = LocalAgent(
+                self._name, self._hooks.digest, config, found.key, self._staff(config)
+            )
         else:
             found, helper = keys.find_key(config, create=True), None
         server = Server(
@@ -199,31 +237,44 @@ class Parasnake:
 
     def _run_node(self, config: Config) -> None:
         found = keys.find_key(config, create=False)
-        agent = Agent(self._name, self._digest(), config, found.key, self._staff(config))
+        agent = Agent(self._name, self._hooks.digest, config, found.key, self._staff(config))
         with self._as_running(agent):
             agent.run()
 
     def _staff(self, config: Config) -> ForkedStaff:
-        process = self._hooks.process
-        assert process is not None
-        hooks = NodeHooks(process, self._hooks.node_init)
+        hooks = self._node_hooks()
         return ForkedStaff(hooks, config.worker_count, config.start_method, arguments.current)
 
-    def _digest(self) -> str:
+    def _node_hooks(self) -> NodeHooks:
         process = self._hooks.process
-        return process_digest(process).hex() if process else ""
+        assert process is not None
+        return NodeHooks(process, self._hooks.node_init)
 
-    def _as_running(self, shell: Server | Agent) -> _Running:
+    def _as_running(self, shell: _Shell) -> _Running:
         return _Running(self, shell)
 
     def stop(self) -> None:
         """End ``run`` soon; from any thread, or from a hook.
 
-        A server sends its nodes home and does not call ``finish``; a node hands back its tasks.
+        A server sends its nodes home and does not call ``finish``; a node hands back its tasks. A
+        stop that comes before the first run ends that at its beginning.
         """
         with self._lock:
             if self._running is not None:
                 self._running.stop()
+            else:
+                self._stopped_before = not self._has_run
+
+    def abandon(self) -> None:
+        """As ``stop``, but without a word: to its server a node is lost, as if it had died.
+
+        For those who test what a server does then. A server is stopped.
+        """
+        with self._lock:
+            if isinstance(self._running, Agent | NodeHere):
+                self._running.abandon()
+                return
+        self.stop()
 
     @property
     def status(self) -> Status | None:
@@ -270,7 +321,7 @@ class Parasnake:
 class _Running:
     """While a server or an agent runs, its app knows it, and will not run another."""
 
-    def __init__(self, app: Parasnake, shell: Server | Agent) -> None:
+    def __init__(self, app: Parasnake, shell: _Shell) -> None:
         self._app = app
         self._shell = shell
 
@@ -279,6 +330,10 @@ class _Running:
             if self._app._running is not None:
                 raise ConfigurationError(f"{self._app!r} is running already")
             self._app._running = self._shell
+            self._app._has_run = True
+            if self._app._stopped_before:
+                self._app._stopped_before = False
+                self._shell.stop()
 
     def __exit__(self, *_: object) -> None:
         with self._app._lock:

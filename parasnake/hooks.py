@@ -218,14 +218,16 @@ class HookTable:
     Arguments
     ---------
     app_name: what errors call the app
+    compare_code: whether ``digest`` tells of the code of ``process``
 
     Attributes
     ----------
     total: how many pieces of data ``new_data`` will give, None if the user has not told
     """
 
-    def __init__(self, app_name: str) -> None:
+    def __init__(self, app_name: str, *, compare_code: bool = True) -> None:
         self.app_name = app_name
+        self._compare_code = compare_code
         self.total: int | None = None
         self._hooks: dict[str, Hook] = {}
         self._frozen = False
@@ -273,6 +275,12 @@ class HookTable:
         ]
         if missing:
             raise ConfigurationError("\n".join(missing))
+
+    @property
+    def digest(self) -> str:
+        """By which server and node see whether their ``process`` is the same; "" tells nothing."""
+        hook = self.process
+        return process_digest(hook).hex() if hook is not None and self._compare_code else ""
 
     @property
     def by_node(self) -> bool:

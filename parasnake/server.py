@@ -28,7 +28,7 @@ from parasnake.errors import (
     TaskFailed,
 )
 from parasnake.gate import Gate
-from parasnake.hooks import Hook, HookTable, process_digest
+from parasnake.hooks import Hook, HookTable
 from parasnake.links import Connection
 from parasnake.loop import Loop
 from parasnake.report import Progress, Reporter, Tally, line_wanted
@@ -61,6 +61,7 @@ class Status:
 
     Attributes
     ----------
+    port: the port that it listens on; 0 before it does
     done: tasks merged
     failed: tasks that have failed for good
     running: tasks on nodes
@@ -69,6 +70,7 @@ class Status:
     nodes: for each node that is ready, seconds since its agent was last heard
     """
 
+    port: int
     done: int
     failed: int
     running: int
@@ -127,7 +129,7 @@ class Server:
         return Job(
             id=JobId(os.urandom(16)),
             app=self._name,
-            digest=process_digest(hooks.process).hex() if hooks.process else "",
+            digest=hooks.digest,
             library=__version__,
             python=platform.python_version(),
             heartbeat_timeout=self._config.heartbeat_timeout,
@@ -163,6 +165,7 @@ class Server:
             for key, node in list(scheduler.nodes.items())
         }
         return Status(
+            port=self.port,
             done=self._tally.merged,
             failed=self._tally.failed,
             running=scheduler.running,

@@ -14,11 +14,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from parasnake import arguments, payload
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.messages import (
     TO_WORKER,
+    Buffer,
     Failure,
     FailureKind,
     Init,
@@ -34,6 +36,16 @@ from parasnake.errors import PayloadError, UnreadablePayload
 from parasnake.hooks import Hook
 
 READ_BYTES = 1 << 16
+
+
+class WorkerChannel(Protocol):
+    """What a worker needs of its channel; a blocking socket has it."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Wait for bytes and read them; 0 at the end."""
+
+    def sendall(self, data: Buffer, /) -> None:
+        """Write all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ def report_broken(node: NodeKey, channel: socket.socket, text: str) -> None:
 class Worker:
     """One node's work on one channel."""
 
-    def __init__(self, node: NodeKey, hooks: NodeHooks, channel: socket.socket) -> None:
+    def __init__(self, node: NodeKey, hooks: NodeHooks, channel: WorkerChannel) -> None:
         self._node = node
         self._node_id = NodeId(bytes=node)
         self._hooks = hooks
@@ -153,7 +165,7 @@ class Worker:
         )
 
 
-def _send(channel: socket.socket, message: Message) -> None:
+def _send(channel: WorkerChannel, message: Message) -> None:
     for piece in encode(message):
         channel.sendall(piece)
 
