@@ -10,6 +10,7 @@ Of ``Hello`` the first three fields never change, so that any two versions can r
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -204,7 +205,9 @@ class Layout:
         self.kind = kind
         self.struct = Struct(">" + fixed)
         self.head = Struct(">BQ" + fixed)
-        self.fixed_fields = len(self.struct.unpack(bytes(self.struct.size)))
+        fields = self.struct.unpack(bytes(self.struct.size))
+        self.fixed_fields = len(fields)
+        self.times = [index for index, value in enumerate(fields) if isinstance(value, float)]
         self.texts = texts
         self.payload = payload
 
@@ -245,6 +248,8 @@ HEADER = Struct(">BQ")
 _TEXT_LENGTH = Struct(">I")
 MAX_TEXT = 1 << 20
 """Bytes of texts in one message; payloads have no limit but memory."""
+TEXT_LIMIT = MAX_TEXT // 8
+"""Bytes of one text; the middle of a longer one is left out."""
 JOIN_LIMIT = 1 << 14
 """A payload shorter than this is sent as one piece with its head."""
 OWN_BUFFER = 1 << 16
@@ -271,9 +276,20 @@ def encode(message: Message) -> list[Buffer]:
 def _join_texts(texts: Sequence[object]) -> bytes:
     pieces = []
     for text in texts:
-        encoded = str(text).encode("utf-8", "backslashreplace")
+        encoded = _shortened(str(text).encode("utf-8", "backslashreplace"))
         pieces += [_TEXT_LENGTH.pack(len(encoded)), encoded]
     return b"".join(pieces)
+
+
+def _shortened(text: bytes) -> bytes:
+    if len(text) <= TEXT_LIMIT:
+        return text
+    half = TEXT_LIMIT // 2 - 50
+    return b"%b\n[... %d bytes left out ...]\n%b" % (
+        text[:half],
+        len(text) - 2 * half,
+        text[-half:],
+    )
 
 
 def _split_texts(data: memoryview, count: int) -> tuple[list[str], int]:
@@ -295,13 +311,16 @@ def _split_texts(data: memoryview, count: int) -> tuple[list[str], int]:
 def decode(kind: type[Message], body: memoryview) -> Message:
     """Return the message whose bytes after the header are ``body``.
 
-    Raises ``MessageError`` if it is too short or too long.
+    Raises ``MessageError`` if it is too short or too long, or has a time that is no time.
     """
     layout = LAYOUTS[kind]
     size = layout.struct.size
     if len(body) < size:
         raise MessageError(f"a {kind.__name__} message is too short")
-    fields: list[object] = list(layout.struct.unpack_from(body))
+    fields: list[Any] = list(layout.struct.unpack_from(body))
+    for index in layout.times:
+        if not 0 <= fields[index] < math.inf:
+            raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     rest = body[size:]
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
         return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "")
@@ -396,12 +415,10 @@ class MessageReader:
         """Allocate for a long payload once the fields before it are here; return the bytes taken."""
         layout = LAYOUTS[kind]
         size = layout.struct.size
-        if layout.texts:
-            if len(body) < min(length, OWN_BUFFER):  # the texts are somewhere in there
-                return 0
-            size += _split_texts(body[size:], layout.texts)[1]
-        if len(body) < size:
+        if len(body) < (OWN_BUFFER if layout.texts else size):  # the texts must end in there
             return 0
+        if layout.texts:
+            size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
         self._long = _LongMessage(kind, decode(kind, body[:size]), length - size)
         count = min(len(body) - size, len(self._long.free))
         self._long.free[:count] = body[size : size + count]

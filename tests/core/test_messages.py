@@ -1,0 +1,354 @@
+"""Messages and their bytes: every kind comes back as it was, and nothing else does."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import struct
+from collections.abc import Iterator
+from itertools import repeat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import cut, cuts, messages, of_kind, pattern, payloads, plain
+
+from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
+from parasnake.core.messages import (
+    FROM_AGENT,
+    FROM_SERVER,
+    FROM_WORKER,
+    HEADER,
+    LAYOUTS,
+    MAX_TEXT,
+    OWN_BUFFER,
+    PROTOCOL_VERSION,
+    TO_WORKER,
+    Failure,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    MessageReader,
+    NodeGone,
+    Quit,
+    Ready,
+    Result,
+    Task,
+    Welcome,
+    encode,
+)
+from parasnake.errors import MessageError
+
+ALL = frozenset(LAYOUTS)
+NODE = NodeKey(bytes(range(16)))
+
+
+def to_bytes(*several: Message) -> bytes:
+    return b"".join(piece for message in several for piece in encode(message))
+
+
+def read(
+    data: bytes, allowed: frozenset[type[Message]] = ALL, sizes: Iterator[int] | None = None
+) -> list[Message]:
+    """Return the messages in a byte stream that comes in pieces of these sizes."""
+    reader, found = MessageReader(allowed), []
+    view = memoryview(data)
+    while view:
+        count = next(sizes) if sizes else len(view)
+        found += reader.feed(view[:count])
+        view = view[count:]
+    return found
+
+
+def raw(kind: type[Message], body: bytes, length: int | None = None) -> bytes:
+    """Return a message with a body, and perhaps a length, that need not be right."""
+    return HEADER.pack(LAYOUTS[kind].kind, len(body) if length is None else length) + body
+
+
+# ---- there and back
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_every_kind_comes_back_as_it_was(kind: type[Message], data: st.DataObject) -> None:
+    message = data.draw(of_kind(kind, payloads))
+    (found,) = read(to_bytes(message))
+    assert plain(found) == plain(message)
+
+
+@given(several=st.lists(messages(ALL), max_size=6), sizes=cuts)
+def test_any_cutting_gives_the_same_messages(several: list[Message], sizes: list[int]) -> None:
+    found = read(to_bytes(*several), sizes=cut(sizes))
+    assert list(map(plain, found)) == list(map(plain, several))
+
+
+@given(several=st.lists(messages(ALL, st.just((b"some", b"data"))), min_size=1, max_size=4))
+def test_byte_by_byte(several: list[Message]) -> None:
+    found = read(to_bytes(*several), sizes=repeat(1))
+    assert list(map(plain, found)) == list(map(plain, several))
+
+
+def test_kinds_have_numbers_of_their_own() -> None:
+    assert len({layout.kind for layout in LAYOUTS.values()}) == len(LAYOUTS)
+
+
+def test_a_payload_arrives_as_one_piece_or_none() -> None:
+    several = [task_of(size) for size in (0, 1, OWN_BUFFER, OWN_BUFFER + 1)]
+    found = read(to_bytes(*several))
+    pieces = [len(message.payload) for message in found if isinstance(message, Task)]
+    assert pieces == [0, 1, 1, 1]
+
+
+def task_of(size: int) -> Task:
+    return Task(NODE, TaskId(1), Attempt(0), (pattern(size),))
+
+
+def test_what_a_script_prints_need_not_be_valid_unicode() -> None:
+    """Such texts come from file names and from undecodable output."""
+    (found,) = read(to_bytes(NodeGone(NODE, "caf\udce9")))
+    assert found == NodeGone(NODE, "caf\\udce9")
+
+
+LONG_TEXT = "the beginning" + "é" * (3 * MAX_TEXT) + "the end"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        NodeGone(NODE, LONG_TEXT),
+        Failure(NODE, TaskId(1), Attempt(0), 1.0, 0, LONG_TEXT, LONG_TEXT, LONG_TEXT),
+        Goodbye(LONG_TEXT, LONG_TEXT),
+        Hello(PROTOCOL_VERSION, 1, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_of_a_very_long_text_the_middle_is_left_out(message: Message) -> None:
+    """An exception may carry a whole array in its text; its node must not be dropped for that."""
+    (found,) = read(to_bytes(message))
+    for field in tuple(found):
+        if isinstance(field, str):
+            assert field.startswith("the beginning")
+            assert field.endswith("the end")
+            assert "bytes left out" in field
+
+
+# ---- long payloads
+
+
+def test_long_payloads_are_not_copied_to_be_sent() -> None:
+    parts = (bytearray(OWN_BUFFER), memoryview(bytes(OWN_BUFFER)))
+    head, *pieces = encode(Task(NODE, TaskId(1), Attempt(0), parts))
+    assert pieces[0] is parts[0]
+    assert pieces[1] is parts[1]
+    assert len(head) < 100
+
+
+def test_a_long_payload_is_received_straight_into_its_own_memory() -> None:
+    message = task_of(3 * OWN_BUFFER)
+    head, payload = (bytes(piece) for piece in encode(message))
+    reader = MessageReader(TO_WORKER)
+    assert reader.target is None
+    assert reader.feed(head + payload[:10]) == []
+
+    target = reader.target
+    assert target is not None
+    assert len(target) == len(payload) - 10
+    target[:5] = payload[10:15]
+    assert reader.filled(5) == []
+    rest = reader.target
+    assert rest is not None
+    rest[:] = payload[15:]
+    (found,) = reader.filled(len(rest))
+    assert plain(found) == plain(message)
+    assert found[-1][0].obj is target.obj
+    assert reader.target is None
+
+
+def test_a_long_message_may_begin_byte_by_byte() -> None:
+    message = task_of(OWN_BUFFER + 1)
+    data = to_bytes(message)
+    sizes = itertools.chain(repeat(1, 100), repeat(len(data)))
+    assert list(map(plain, read(data, sizes=sizes))) == [plain(message)]
+
+
+def test_a_long_payload_costs_no_memory_before_it_comes() -> None:
+    """Ten times a gigabyte is claimed here, and a few bytes are sent."""
+    readers = [MessageReader(TO_WORKER) for _ in range(10)]
+    for reader in readers:
+        reader.feed(raw(Task, bytes(28), length=28 + (1 << 30)))
+        assert reader.target is not None
+        assert len(reader.target) == 1 << 30
+
+
+@pytest.mark.parametrize("length", [1 << 62, (1 << 64) - 1])
+def test_a_length_that_no_memory_has(length: int) -> None:
+    with pytest.raises(MessageError, match="no memory for it"):
+        read(raw(Task, bytes(28), length=length))
+
+
+def test_where_the_system_has_no_anonymous_memory_a_bytearray_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(mmap, "MAP_ANONYMOUS")
+    message = task_of(2 * OWN_BUFFER)
+    (found,) = read(to_bytes(message))
+    assert plain(found) == plain(message)
+    with pytest.raises(MessageError, match="no memory for it"):
+        read(raw(Task, bytes(28), length=1 << 62))
+
+
+def test_the_texts_before_a_long_payload_may_fill_what_is_looked_at() -> None:
+    texts = struct.pack(">I", 1 << 14) * 2
+    body = bytes(25) + texts[:4] + b"p" * (1 << 14) + texts[4:] + b"d" * (1 << 14)
+    payload = pattern(2 * OWN_BUFFER)
+    (found,) = read(raw(Welcome, body + payload), sizes=cut([1000]))
+    assert isinstance(found, Welcome)
+    assert found.server_python == "p" * (1 << 14)
+    assert found.digest == "d" * (1 << 14)
+    assert b"".join(found.payload) == payload
+
+
+def test_texts_that_claim_the_room_of_the_payload() -> None:
+    body = bytes(25) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
+    with pytest.raises(MessageError, match="ends inside its texts"):
+        read(raw(Welcome, body))
+
+
+# ---- what is no message
+
+
+def test_unknown_kinds() -> None:
+    for code in set(range(256)) - {layout.kind for layout in LAYOUTS.values()}:
+        with pytest.raises(MessageError, match=f"kind {code} may not come"):
+            read(HEADER.pack(code, 0))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_kinds_from_the_wrong_side(kind: type[Message], data: st.DataObject) -> None:
+    message = data.draw(of_kind(kind, payloads))
+    for side in (FROM_AGENT, FROM_SERVER, FROM_WORKER, TO_WORKER):
+        if kind in side:
+            assert list(map(plain, read(to_bytes(message), side))) == [plain(message)]
+        else:
+            with pytest.raises(MessageError, match="may not come from this side"):
+                read(to_bytes(message), side)
+
+
+def test_a_forbidden_kind_is_refused_by_its_header_alone() -> None:
+    with pytest.raises(MessageError):
+        read(to_bytes(task_of(1 << 20))[: HEADER.size], FROM_AGENT)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_bodies_that_are_too_short(kind: type[Message], data: st.DataObject) -> None:
+    message = data.draw(of_kind(kind, st.just(())))
+    body = to_bytes(message)[HEADER.size :]
+    if body:
+        length = data.draw(st.integers(0, len(body) - 1))
+        with pytest.raises(MessageError, match=r"too short|ends inside its texts"):
+            read(raw(kind, body[:length]))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind, layout in LAYOUTS.items() if not layout.payload],
+    ids=lambda kind: kind.__name__,
+)
+@given(data=st.data())
+def test_bodies_that_are_too_long(kind: type[Message], data: st.DataObject) -> None:
+    body = to_bytes(data.draw(of_kind(kind, payloads)))[HEADER.size :]
+    with pytest.raises(MessageError, match="too long"):
+        read(raw(kind, body + b"\0"))
+
+
+@pytest.mark.parametrize("claimed", [3, 2**31, 2**32 - 1])
+def test_texts_that_lie_about_their_length(claimed: int) -> None:
+    with pytest.raises(MessageError, match="ends inside its texts"):
+        read(raw(NodeGone, NODE + struct.pack(">I", claimed) + b"no"))
+
+
+def test_texts_that_are_shorter_than_they_could_be() -> None:
+    with pytest.raises(MessageError, match="too long"):
+        read(raw(NodeGone, NODE + struct.pack(">I", 1) + b"no"))
+
+
+def test_texts_that_are_no_utf_8_are_shown_as_well_as_can_be() -> None:
+    (found,) = read(raw(NodeGone, NODE + struct.pack(">I", 4) + b"ok \xff"))
+    assert found == NodeGone(NODE, "ok \N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("kind", [NodeGone, Heartbeat, Quit], ids=lambda kind: kind.__name__)
+def test_a_huge_length_of_a_kind_without_payload_is_refused_by_its_header(
+    kind: type[Message],
+) -> None:
+    with pytest.raises(MessageError, match=f"claims {MAX_TEXT + 1} bytes"):
+        read(raw(kind, b"", length=MAX_TEXT + 1))
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_times_that_cannot_be(seconds: float) -> None:
+    """The server computes with them."""
+    for message in (
+        Result(NODE, TaskId(1), Attempt(0), seconds, ()),
+        Result(NODE, TaskId(1), Attempt(0), seconds, (bytes(2 * OWN_BUFFER),)),
+        Failure(NODE, TaskId(1), Attempt(0), seconds, 0, "", "", ""),
+    ):
+        with pytest.raises(MessageError, match="time that cannot be"):
+            read(to_bytes(message))
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_give_messages_or_the_one_error(data: bytes) -> None:
+    with contextlib.suppress(MessageError):
+        read(data)
+
+
+# ---- Hello
+
+
+@given(
+    protocol=st.integers(0, 2**16 - 1).filter(lambda number: number != PROTOCOL_VERSION),
+    pid=st.integers(0, 2**32 - 1),
+    library=st.text(max_size=20),
+    rest=st.binary(max_size=100),
+)
+def test_a_hello_of_another_protocol_keeps_its_frozen_fields_whatever_follows(
+    protocol: int, pid: int, library: str, rest: bytes
+) -> None:
+    name = library.encode()
+    body = struct.pack(">HII", protocol, pid, len(name)) + name + rest
+    (found,) = read(raw(Hello, body))
+    assert found == Hello(protocol, pid, library, "", "", "", "")
+
+
+def test_the_bytes_of_a_hello_begin_like_this_for_ever() -> None:
+    hello = Hello(PROTOCOL_VERSION, 0x01020304, "0.2.0", "3.11.7", "squares", "", "host")
+    start = b"\x01" + (48).to_bytes(8, "big") + b"\x00\x01" + b"\x01\x02\x03\x04"
+    assert to_bytes(hello).startswith(start + b"\x00\x00\x00\x050.2.0")
+
+
+def test_a_hello_of_this_protocol_must_be_whole() -> None:
+    with pytest.raises(MessageError):
+        read(raw(Hello, struct.pack(">HII", PROTOCOL_VERSION, 1, 0)))
+
+
+# ---- names
+
+
+def test_a_node_id_is_a_random_uuid_that_says_what_it_is() -> None:
+    node_id = NodeId.from_random(b"0123456789abcdef")
+    assert node_id.version == 4
+    assert repr(node_id) == f"NodeId({node_id})"
+    (found,) = read(to_bytes(Ready(NodeKey(node_id.bytes))))
+    assert isinstance(found, Ready)
+    assert NodeId(bytes=found.node) == node_id
+
+
+def test_the_messages_of_a_connection_and_of_a_worker_cover_all_kinds() -> None:
+    assert FROM_AGENT | FROM_SERVER | FROM_WORKER == ALL
+    assert TO_WORKER < FROM_SERVER
+    assert not FROM_AGENT & FROM_SERVER
