@@ -24,6 +24,10 @@ from parasnake.errors import (
     TaskFailed,
     WrongKeyError,
 )
+from parasnake.ps_config import PSConfiguration
+from parasnake.ps_node import PSNode
+from parasnake.ps_nodeid import PSNodeId
+from parasnake.ps_server import PSServer
 from parasnake.server import Status
 
 __all__ = [
@@ -36,6 +40,10 @@ __all__ = [
     "NodeFailed",
     "NodeId",
     "NotParasnakeError",
+    "PSConfiguration",
+    "PSNode",
+    "PSNodeId",
+    "PSServer",
     "Parasnake",
     "ParasnakeError",
     "PayloadError",

@@ -84,6 +84,8 @@ class NodeHere:
         ConnectError, ConnectionLostError, RefusedError, NodeFailed, Interrupted: as ``Agent.run``
         OSError: the system has no process, memory or descriptor left
         """
+        if self._stopped:
+            return
         reports, reports_to = socket.socketpair()
         with reports, reports_to:
             child = self._start(reports_to)
