@@ -23,6 +23,10 @@ SEND_BYTES = 1 << 22
 """A link gives way to others after it has written this much."""
 IOV_PIECES = 64
 """Pieces in one gathering write to a worker."""
+LINGER_SECONDS = 10.0
+"""How long what is left to say may take to go out when a link is being closed."""
+LAST_READS = 64
+"""How much unread input is thrown away before a link is closed."""
 
 OnMessages = Callable[[list[Message]], None]
 OnEnd = Callable[[str, Exception | None], None]
@@ -48,7 +52,6 @@ class Link(ABC):
         self._on_end = on_end
         self._paused = False
         self._open = True
-        self._blocked = False
         self._closing = False
         self._watch()
 
@@ -82,8 +85,10 @@ class Link(ABC):
             self._socket.close()
 
     def close_when_sent(self) -> None:
-        """Close as soon as all that was queued has gone out."""
-        self._closing = True
+        """Close as soon as all that was queued has gone out, in ``LINGER_SECONDS`` at the latest."""
+        if not self._closing:
+            self._closing = True
+            self._loop.call_in(LINGER_SECONDS, self.close)
         self.flush()
 
     def flush(self) -> None:
@@ -91,13 +96,11 @@ class Link(ABC):
         if not self._open:
             return
         budget = SEND_BYTES
-        self._blocked = False
         try:
             while self._has_output() and budget > 0:
-                count = self._write()
-                budget -= count
+                budget -= self._write()
         except (BlockingIOError, InterruptedError):
-            self._blocked = True
+            pass
         except OSError as error:
             self._fail(_reason(error), error)
             return
@@ -110,8 +113,9 @@ class Link(ABC):
         # Unread input would turn the close into a reset, and that would eat what was just sent.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-            while self._socket.recv(1 << 16):
-                pass
+            for _ in range(LAST_READS):
+                if not self._socket.recv(1 << 16):
+                    break
         self.close()
 
     def _watch(self) -> None:
