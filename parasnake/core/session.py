@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum, auto
 
-from ..errors import HandshakeError, NotParasnakeError, WrongKeyError
+from ..errors import HandshakeError, NotParasnakeError, RecordError, WrongKeyError
 from .messages import (
     FROM_AGENT,
     FROM_SERVER,
@@ -37,10 +37,18 @@ from .records import (
 REFUSAL = b"parasnake: the secret key is not the one of this server\n"
 """What a server answers, in clear, to a first message that does not open; then it closes."""
 
+TELLING_BYTES = 20
+"""An answer that begins with this many bytes of text is none of a Parasnake server.
+
+A handshake message begins with 32 random bytes; one in 200 million looks like text for that long. And
+the greeting of an SSH server, which then waits for ours, is no shorter.
+"""
+
 GATHER_BYTES = 1 << 18
 """Small messages share a record of up to this many bytes."""
 
 _EMPTY = memoryview(b"")
+_TEXT = frozenset(range(32, 127)) | frozenset(b"\r\n\t")
 
 
 class State(Enum):
@@ -80,8 +88,7 @@ class Session:
         self._record: _PartialRecord | None = None
         self._messages: deque[deque[memoryview]] = deque()
         self._cut = False  # whether the first of _messages has been sent in part
-        self._clear = self._handshake.write() if initiator else b""
-        self._outgoing = memoryview(self._clear)
+        self._outgoing = memoryview(self._handshake.write()) if initiator else _EMPTY
         self._queued_bytes = 0
 
     @property
@@ -175,15 +182,13 @@ class Session:
 
     def _judge_answer(self, *, complete: bool) -> None:
         answer = bytes(self._received)
-        if REFUSAL.startswith(answer[: len(REFUSAL)]):
+        if REFUSAL.startswith(answer):
             if complete:
                 raise WrongKeyError("the server holds another secret key")
             return
-        # A handshake message begins with 32 random bytes: eight printable ones are no accident.
-        text = answer[:8]
-        if (complete and len(answer) < HANDSHAKE_BYTES) or (
-            len(text) == 8 and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in text)
-        ):
+        too_short = complete and len(answer) < HANDSHAKE_BYTES
+        text = answer[:TELLING_BYTES]
+        if too_short or (len(text) == TELLING_BYTES and all(byte in _TEXT for byte in text)):
             raise NotParasnakeError("what answers there is no Parasnake server")
 
     def _begin_records(self) -> None:
@@ -198,13 +203,16 @@ class Session:
     def _take_proof(self, data: memoryview) -> memoryview:
         count = OVERHEAD - len(self._received)
         self._received += data[:count]
-        length = self._received[:LENGTH_BYTES]
-        if len(length) == LENGTH_BYTES and ciphertext_length(length) != TAG_BYTES:
+        length = int.from_bytes(self._received[:LENGTH_BYTES], "big")
+        if len(self._received) >= LENGTH_BYTES and length != TAG_BYTES:
             raise HandshakeError("the first record is not empty")
         if len(self._received) < OVERHEAD:
             return _EMPTY
         assert self._opener is not None
-        self._opener.open(bytes(self._received[LENGTH_BYTES:]))
+        try:
+            self._opener.open(bytes(self._received[LENGTH_BYTES:]))
+        except RecordError as error:
+            raise HandshakeError("the first record does not open") from error
         self._received.clear()
         self._state = State.OPEN
         return data[count:]
