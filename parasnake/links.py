@@ -26,7 +26,7 @@ IOV_PIECES = 64
 LINGER_SECONDS = 10.0
 """How long what is left to say may take to go out when a link is being closed."""
 LAST_READS = 64
-"""How much unread input is thrown away before a link is closed."""
+"""So many reads take what is left unread when a link ends."""
 
 OnMessages = Callable[[list[Message]], None]
 OnEnd = Callable[[str, Exception | None], None]
@@ -53,6 +53,7 @@ class Link(ABC):
         self._paused = False
         self._open = True
         self._closing = False
+        self._write_error: OSError | None = None
         self._watch()
 
     @property
@@ -93,7 +94,7 @@ class Link(ABC):
 
     def flush(self) -> None:
         """Write as much as the socket takes now."""
-        if not self._open:
+        if not self._open or self._write_error is not None:
             return
         budget = SEND_BYTES
         try:
@@ -102,7 +103,10 @@ class Link(ABC):
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            self._fail(_reason(error), error)
+            # Told from the loop, never in the middle of what the owner is doing.
+            self._write_error = error
+            self._loop.watch(self._socket, 0, self._ready)
+            self._loop.call_in(0, self._hear_last_words)
             return
         if self._closing and not self._has_output():
             self._shut()
@@ -138,8 +142,16 @@ class Link(ABC):
         except (ProtocolError, RefusedError, OSError) as error:
             self._fail(_reason(error), error)
 
+    def _hear_last_words(self) -> None:
+        """Nothing can be sent any more: take what the other side had said before it went."""
+        for _ in range(LAST_READS):
+            if self._open:
+                self._read()
+        self._end_of_file()
+
     def _end_of_file(self) -> None:
-        self._fail("the other side closed the connection", None)
+        error = self._write_error
+        self._fail(_reason(error) if error else "the other side closed the connection", error)
 
     def _fail(self, reason: str, error: Exception | None) -> None:
         if self._open:

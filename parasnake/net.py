@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .errors import ConfigurationError
 from .loop import WRITE, Loop, Timer
@@ -14,6 +15,11 @@ from .loop import WRITE, Loop, Timer
 BACKLOG = 4096
 CALL_SECONDS = 10.0
 """How long one address may take to accept a connection."""
+
+Address = tuple[int, tuple[Any, ...]]
+"""Family, and what a socket of it is bound or connected to."""
+
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 8
 """A peer whose kernel answers no probe is gone: that is noticed after three minutes of silence."""
@@ -47,31 +53,56 @@ def listen(bind: str | None, port: int) -> list[socket.socket]:
 
     Raises ``ConfigurationError`` if the address is not one of this machine or the port is in use.
     """
-    if bind is None:
-        return [_listen_everywhere(port)]
-    sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
-            chosen = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_listen(family, (address[0], chosen, *address[2:])))
+        if bind is None:
+            return [_listen_everywhere(port)]
+        return _listen_on_all(_resolve(bind, port, socket.AI_PASSIVE), port)
     except OSError as error:
-        for sock in sockets:
-            sock.close()
         raise _cannot_listen(bind, port, error) from error
-    return sockets
 
 
 def _listen_everywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+            )
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
+
+
+def _listen_on_all(addresses: list[Address], port: int) -> list[socket.socket]:
+    """All addresses of one name, and the same port for each; those that are not here are left out."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        if socket.has_dualstack_ipv6():
-            with contextlib.suppress(OSError):
-                return socket.create_server(
-                    ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-                )
-        return socket.create_server(("", port), backlog=BACKLOG)
-    except OSError as error:
-        raise _cannot_listen(None, port, error) from error
+        for family, address in addresses:
+            try:
+                sockets.append(_listen(family, (address[0], port, *address[2:])))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error  # "localhost" is ::1 too where there is no IPv6
+            else:
+                port = sockets[-1].getsockname()[1]
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    if missing is not None and not sockets:
+        raise missing
+    return sockets
+
+
+def _resolve(host: str, port: int, flags: int = 0) -> list[Address]:
+    """Return the addresses of a host; raises ``OSError`` also for what can be no name."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as error:
+        raise OSError(0, "this is no host name") from error
+    return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
 
 
 def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
@@ -108,7 +139,7 @@ class Call:
 
     Exactly one of the callbacks is called, unless ``cancel`` comes first: ``on_connected`` with the
     socket and the address as text, or ``on_failed`` with a text for each address that was tried.
-    ``skip`` names addresses that were tried without success before and shall not be tried now.
+    Neither is called before the loop waits next.
     """
 
     def __init__(
@@ -125,24 +156,22 @@ class Call:
         self._on_failed = on_failed
         self._failures: list[str] = []
         self._socket: socket.socket | None = None
-        self._timer: Timer | None = None
-        self._addresses = self._resolve(host, port)
-        loop.before_wait(self._try_next)
+        self._addresses = self._find(host, port)
+        self._timer: Timer | None = loop.call_in(0, self._try_next)
 
     def cancel(self) -> None:
         """Give up silently."""
         self._addresses.clear()
-        self._on_connected = lambda sock, _: sock.close()
-        self._on_failed = lambda _: None
         self._drop_socket()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _resolve(self, host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+    def _find(self, host: str, port: int) -> list[Address]:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return _resolve(host, port)
         except OSError as error:  # the name may come up later: a machine that boots
             self._failures.append(f"{host}: {error.strerror or error}")
             return []
-        return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
 
     def _try_next(self) -> None:
         if not self._addresses:

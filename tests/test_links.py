@@ -131,6 +131,11 @@ def both(loop: Loop, sockets: Pair) -> Iterator[Both]:
 
 
 @pytest.fixture
+def both_local(loop: Loop) -> Iterator[Both]:
+    yield from connected(loop, socket.socketpair())
+
+
+@pytest.fixture
 def both_tcp(loop: Loop, tcp: Pair) -> Iterator[Both]:
     yield from connected(loop, tcp)
 
@@ -205,18 +210,16 @@ def test_large_payloads_pass_each_other(both: Both) -> None:
     assert data_of(both.by_server.messages[0]) == up
 
 
-def test_many_messages_are_one_write(loop: Loop) -> None:
+def test_many_messages_are_one_write(both_local: Both) -> None:
     """What is sent between two waits shares records, which is what makes small tasks cheap."""
-    sockets = socket.socketpair()
-    for both in connected(loop, sockets):
-        raw = sockets[1]
-        loop.watch(raw, 0, lambda _: None)
-        for number in range(100):
-            both.agent.send(result(number, b"small"))
-        look(loop, 1)
-        received = raw.recv(1 << 20)
-        length = int.from_bytes(received[:4], "big")
-        assert len(received) == 4 + length
+    raw = both_local.server.raw
+    both_local.server.pause(True)
+    for number in range(100):
+        both_local.agent.send(result(number, b"small"))
+    look(both_local.loop, 1)
+    received = raw.recv(1 << 20)
+    length = int.from_bytes(received[:4], "big")
+    assert len(received) == 4 + length
 
 
 def test_bytes_of_a_peer_are_a_sign_of_life_before_its_message_is_complete(
@@ -424,6 +427,31 @@ def test_a_reset_while_sending_is_told_once(both_tcp: Both) -> None:
     [(_, error)] = both_tcp.by_server.ends
     assert isinstance(error, ConnectionResetError | BrokenPipeError)
     assert not both_tcp.server.is_open
+
+
+def test_the_wait_in_which_sending_fails_is_not_a_long_one(loop: Loop) -> None:
+    """The owner may have to act on it, and nothing else may ever wake the loop."""
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    link = Channel(loop, ours, on_messages=heard.on_messages, on_end=heard.on_end)
+    link.pause(True)
+    theirs.close()
+    link.send(task(0, b"for nobody"))
+    assert heard.ends == []
+    loop.wait()
+    assert len(heard.ends) == 1
+
+
+def test_last_words_are_heard_though_nothing_can_be_sent_any_more(both_local: Both) -> None:
+    """A server that says why it leaves, and an agent that was just about to say something."""
+    agent, heard = both_local.agent, both_local.by_agent
+    agent.pause(True)
+    both_local.server.send(Quit(QuitKind.DONE, "done"))
+    both_local.server.close_when_sent()
+    agent.send(Ready(NODE))
+    both_local.wait_for(lambda: heard.ends)
+    assert heard.messages == [Quit(QuitKind.DONE, "done")]
+    assert [type(error) for _, error in heard.ends] == [BrokenPipeError]
 
 
 def test_an_end_inside_a_message_is_an_end(both_tcp: Both) -> None:
