@@ -1,10 +1,13 @@
-"""What all tests share: how hard Hypothesis tries."""
+"""What all tests share: how hard Hypothesis tries, and fixtures for real processes."""
 
 from __future__ import annotations
 
 import os
 
+from children import run_script, start_child, start_method
 from hypothesis import HealthCheck, settings
+
+__all__ = ["run_script", "start_child", "start_method"]
 
 # A slow moment of a busy machine is no failure, and neither is a strategy that takes long to draw.
 settings.register_profile(
