@@ -237,7 +237,7 @@ def start(
         the entry cannot be loaded there; pickled like the entry. Else the text goes to standard
         error
     parent_watch: how the child learns that its parent has died; ``None`` chooses
-    with_script: for "spawn": load the user's script; needless where the entry is of this package
+    with_script: for "spawn": load the user's script; needless where the entry does without it
 
     Raises
     ------
@@ -305,6 +305,8 @@ def _spawn(
     )
     # From here on the process is Child's to wait for, and not Popen's.
     process.returncode = 0
+    # With a copy of the child's end here, its death would go unnoticed.
+    channel.close()
     parent_end.settimeout(_BOOT_TIMEOUT_S)
     # A child that is dead already is found out by Child.poll.
     with suppress(OSError):

@@ -198,3 +198,21 @@ class TestScript:
         assert trace is not None
         # Without the frame of this test, as in a child.
         return script.explain_failure(caught.value.with_traceback(trace.tb_next))
+
+    def test_an_entry_that_does_without_it(self, run_script: RunScript) -> None:
+        lines = run_script(
+            """
+            from functools import partial
+            import entries
+            from parasnake import processes
+
+            print("loaded", flush=True)
+            if __name__ == "__main__":
+                for with_script in (True, False):
+                    entry = partial(entries.exit_with, 7)
+                    child = processes.start(entry, method="spawn", with_script=with_script)
+                    print(child.wait(30), flush=True)
+                    child.close()
+            """
+        )
+        assert lines == ["loaded", "loaded", *["exited with status 7"] * 2]
