@@ -68,9 +68,9 @@ def _plural(noun: str, count: int) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time for people: ``85 ms``, ``7.3 s``, ``12:05 min``, ``3:20:00 h``."""
-    if seconds < 1:
+    if seconds < 0.9995:  # as rounded
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -209,7 +209,7 @@ class Reporter:
     def _left(self, step: farm.AgentLeft) -> None:
         again = ""
         if step.tasks:
-            again = f"; {step.tasks} of its {_plural('task', step.tasks)} will run elsewhere"
+            again = f"; {step.tasks} of its tasks will run elsewhere"
         if step.lost:
             self._tally.lost_agents += 1
             log.warning("%s: lost %s: %s%s", self._name, step.peer.name, step.reason, again)

@@ -1,0 +1,315 @@
+"""What the server tells people."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from parasnake.core import farm, scheduler
+from parasnake.core.ids import NodeKey, PeerId, TaskId
+from parasnake.core.messages import PROTOCOL_VERSION, Hello
+from parasnake.core.scheduler import Policy, Scheduler
+from parasnake.report import (
+    FIRST_LOG_S,
+    LAST_LOG_S,
+    LINE_SECONDS,
+    MAX_REMEMBERED,
+    ONCE_A,
+    OnceAMinute,
+    Progress,
+    Reporter,
+    Tally,
+    duration,
+    line_wanted,
+)
+
+NODE = NodeKey(bytes(range(16)))
+
+
+class Terminal(io.StringIO):
+    """What is drawn on it can be read again."""
+
+    def isatty(self) -> bool:
+        return super().isatty() or True  # a closed file raises here
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "parasnake")
+    return caplog
+
+
+@pytest.fixture
+def sit_at_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Make standard error a terminal. (pytest sets its own between a fixture and its test.)"""
+
+    def sit_down() -> Terminal:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        return terminal
+
+    return sit_down
+
+
+def lines(log: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in log.records]
+
+
+def busy_scheduler() -> Scheduler:
+    """Two nodes: one computes, the other waits for its data."""
+    source = Scheduler(Policy())
+    source.join(NodeKey(b"a" * 16), PeerId(0))
+    source.join(NodeKey(b"b" * 16), PeerId(0))
+    source.next_step()
+    source.give((b"data",), None)
+    return source
+
+
+# --- times
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.0854, "85 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (7.34, "7.3 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1:00 min"),
+        (725, "12:05 min"),
+        (3599.4, "59:59 min"),
+        (3599.6, "1:00:00 h"),
+        (12000, "3:20:00 h"),
+        (360000, "100:00:00 h"),
+    ],
+)
+def test_times_are_written_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# --- the summary
+
+
+def test_summary_of_nothing() -> None:
+    assert Tally(100.0).summary(100.0) == (
+        "0 tasks merged in 0 ms, 0 ms in process, 0 nodes from 0 agents, 0 retries"
+    )
+
+
+def test_summary_of_one() -> None:
+    tally = Tally(100.0, merged=1, retries=1, agents=1, nodes=1, process_seconds=2.5)
+    tally.lost_agents = tally.dead_workers = tally.failed = tally.dropped = 1
+    assert tally.summary(103.0) == (
+        "1 task merged in 3.0 s, 2.5 s in process, 1 node from 1 agent, 1 retry, 1 agent lost, "
+        "1 worker died, 1 task failed, 1 still running when the job was done, dropped"
+    )
+
+
+def test_summary_of_many() -> None:
+    tally = Tally(0.0, merged=1000, retries=2, agents=3, nodes=12, process_seconds=7200)
+    tally.lost_agents = tally.dead_workers = tally.failed = tally.dropped = 2
+    assert tally.summary(700.0) == (
+        "1000 tasks merged in 11:40 min, 2:00:00 h in process, 12 nodes from 3 agents, 2 retries, "
+        "2 agents lost, 2 workers died, 2 tasks failed, "
+        "2 still running when the job was done, dropped"
+    )
+
+
+# --- progress
+
+
+def test_progress_on_a_terminal(sit_at_terminal: Callable[[], Terminal]) -> None:
+    terminal = sit_at_terminal()
+    tally = Tally(0.0, merged=30, failed=2)
+    progress = Progress("squares", 64, tally, busy_scheduler(), line=True)
+    progress.show(1.0)
+    drawn = terminal.getvalue().rpartition("\r")[2]
+    assert drawn.startswith("squares:")
+    assert "32/64" in drawn
+    assert "1 running, 2 nodes" in drawn
+    assert progress.pause == LINE_SECONDS
+    progress.close()
+    assert terminal.getvalue().rpartition("\r")[2].strip() == "", "the line is taken away"
+
+
+def test_progress_on_a_terminal_without_a_total(sit_at_terminal: Callable[[], Terminal]) -> None:
+    terminal = sit_at_terminal()
+    progress = Progress("squares", None, Tally(0.0, merged=7), busy_scheduler(), line=True)
+    progress.show(1.0)
+    assert "7 tasks" in terminal.getvalue()
+    progress.close()
+
+
+def test_progress_starts_no_thread(sit_at_terminal: Callable[[], Terminal]) -> None:
+    """A thread in the parent would forbid the fork of workers."""
+    sit_at_terminal()
+    before = threading.active_count()
+    progress = Progress("squares", 10, Tally(0.0), busy_scheduler(), line=True)
+    progress.show(1.0)
+    assert threading.active_count() == before
+    progress.close()
+
+
+def test_progress_in_the_log(log: pytest.LogCaptureFixture) -> None:
+    tally = Tally(100.0, merged=25)
+    progress = Progress("squares", 100, tally, busy_scheduler(), line=False)
+    progress.show(105.0)
+    progress.close()
+    assert lines(log) == [
+        ("INFO", "squares: 25 of 100 done, 1 running, 2 nodes, 5 tasks/s, 15.0 s left")
+    ]
+
+
+def test_progress_in_the_log_without_a_total(log: pytest.LogCaptureFixture) -> None:
+    source = Scheduler(Policy())
+    source.join(NODE, PeerId(0))
+    source.next_step()
+    source.give((b"data",), None)
+    source.lose(NODE, scheduler.Loss.LOST, "gone")
+    source.join(NodeKey(b"b" * 16), PeerId(0))
+    Progress("squares", None, Tally(0.0, merged=3), source, line=False).show(2.0)
+    assert lines(log) == [("INFO", "squares: 3 done, 0 running, 1 node, 1 waiting, 1.5 tasks/s")]
+
+
+def test_log_lines_come_ever_more_seldom_and_only_with_news(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    tally = Tally(0.0)
+    progress = Progress("squares", None, tally, busy_scheduler(), line=False)
+    assert progress.pause == FIRST_LOG_S
+    pauses = []
+    for step in range(10):
+        tally.merged = step // 2
+        progress.show(float(step))
+        pauses.append(progress.pause)
+    assert pauses[:3] == [2 * FIRST_LOG_S, 4 * FIRST_LOG_S, 8 * FIRST_LOG_S]
+    assert pauses[-1] == LAST_LOG_S
+    assert len(lines(log)) == 4
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_whether_there_is_a_line_can_be_set(setting: bool) -> None:
+    assert line_wanted(setting) is setting
+
+
+@pytest.mark.usefixtures("log")
+def test_a_line_is_for_terminals(
+    sit_at_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sit_at_terminal()
+    assert line_wanted(None)
+    logging.getLogger("parasnake").setLevel(logging.ERROR)
+    assert not line_wanted(None), "an application has turned it all off"
+    logging.getLogger("parasnake").setLevel(logging.INFO)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not line_wanted(None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not line_wanted(None), "a program without a console"
+    sit_at_terminal().close()
+    assert not line_wanted(None)
+
+
+# --- agents, nodes and tasks
+
+
+@pytest.fixture
+def reporter() -> Reporter:
+    return Reporter("squares", Tally(0.0), 3)
+
+
+def peer() -> farm.Peer:
+    hello = Hello(PROTOCOL_VERSION, 77, "0.2.0", "3.12.1", "squares", "", "n1")
+    return farm.Peer(PeerId(0), "10.0.0.7:5000", hello)
+
+
+def open_task() -> scheduler.OpenTask:
+    return scheduler.OpenTask(TaskId(5), NODE, (), 0, None, failures=1)
+
+
+def test_agents_come_and_go(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
+    reporter.tell(farm.AgentJoined(peer(), ["another Python"]))
+    reporter.tell(farm.AgentLeft(peer(), False, "signal 15", "", 0))
+    reporter.tell(farm.AgentLeft(peer(), True, "Connection reset", "", 1))
+    reporter.tell(farm.AgentLeft(peer(), True, "silent", "", 2))
+    reporter.tell(farm.AgentRefused(peer(), "another app"))
+    assert lines(log) == [
+        ("INFO", "squares: n1 (pid 77, 10.0.0.7:5000) joined"),
+        ("WARNING", "squares: n1 (pid 77, 10.0.0.7:5000): another Python"),
+        ("INFO", "squares: n1 (pid 77, 10.0.0.7:5000) left: signal 15"),
+        (
+            "WARNING",
+            "squares: lost n1 (pid 77, 10.0.0.7:5000): Connection reset; "
+            "1 of its tasks will run elsewhere",
+        ),
+        (
+            "WARNING",
+            "squares: lost n1 (pid 77, 10.0.0.7:5000): silent; 2 of its tasks will run elsewhere",
+        ),
+        ("WARNING", "squares: refused n1 (pid 77, 10.0.0.7:5000): another app"),
+    ]
+    assert (reporter._tally.agents, reporter._tally.lost_agents) == (1, 2)
+
+
+def test_an_agent_that_cannot_work_says_why(
+    reporter: Reporter, log: pytest.LogCaptureFixture
+) -> None:
+    reporter.tell(farm.AgentLeft(peer(), False, "workers cannot start", "Traceback ...", 0))
+    assert lines(log) == [
+        (
+            "ERROR",
+            "squares: n1 (pid 77, 10.0.0.7:5000) left: workers cannot start\nTraceback ...",
+        )
+    ]
+
+
+def test_nothing_at_info_for_every_node(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
+    reporter.tell(farm.NodeJoined(peer(), NODE))
+    assert lines(log) == []
+    assert reporter._tally.nodes == 1
+
+
+def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
+    reporter.tell(farm.NodeDied(peer(), NODE, "killed by SIGSEGV"))
+    reporter.tell(scheduler.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
+    reporter.tell(scheduler.Retry(open_task(), NODE, "node lost", ""))
+    reporter.tell(scheduler.Reclaimed(1))
+    died, with_traceback, lost, reclaimed = lines(log)
+    assert died == (
+        "WARNING",
+        "squares: a worker on n1 (pid 77, 10.0.0.7:5000) died: killed by SIGSEGV",
+    )
+    assert with_traceback == (
+        "WARNING",
+        "squares: task 5 will be tried again (1 of 3 attempts failed): ValueError: x\n"
+        "Traceback ...",
+    )
+    assert lost[1].endswith("(1 of 3 attempts failed): node lost")
+    assert reclaimed[1].startswith("squares: 1 task of lost nodes: ")
+    assert (reporter._tally.dead_workers, reporter._tally.retries) == (1, 2)
+
+
+# --- a line a minute
+
+
+def test_one_line_a_minute_for_each_source() -> None:
+    may_log = OnceAMinute()
+    assert may_log("10.0.0.7", 0.0)
+    assert not may_log("10.0.0.7", ONCE_A - 1)
+    assert may_log("10.0.0.8", 1.0)
+    assert may_log("10.0.0.7", ONCE_A)
+    assert not may_log("10.0.0.7", ONCE_A + 1)
+
+
+def test_the_memory_of_sources_is_bounded() -> None:
+    may_log = OnceAMinute()
+    for number in range(3 * MAX_REMEMBERED):
+        assert may_log(str(number), 0.0)
+    assert len(may_log._last) == MAX_REMEMBERED
+    assert not may_log(str(3 * MAX_REMEMBERED - 1), 1.0), "the newest are remembered"
