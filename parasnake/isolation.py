@@ -185,14 +185,8 @@ def reseed_random_generators() -> None:
     """Forked twins, and scripts that seed when they are imported, would draw the same numbers."""
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is None:
-        return
-    try:
+    if numpy_random is not None:
         numpy_random.seed()
-    except TypeError:
-        # The user has chosen another generator than the Mersenne Twister.
-        fresh = type(numpy_random.get_bit_generator())()
-        numpy_random.set_bit_generator(fresh)
 
 
 def pool_environment(size: int) -> dict[str, str]:
