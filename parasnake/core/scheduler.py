@@ -10,6 +10,7 @@ one that it was computing when it died; only that one is charged.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class OpenTask:
     size: int
     data: object
     """The object itself, kept for hooks that ask for it."""
-    running: dict[Attempt, NodeKey] = field(default_factory=dict)
+    running: NodeKey | None = None
+    """The node that has it; None while it waits, and when it is over."""
     attempts: int = 0
     failures: int = 0
     losses: int = 0
@@ -173,7 +175,7 @@ class Scheduler:
         self._nodes: dict[NodeKey, Node] = {}
         self._tasks: dict[TaskId, OpenTask] = {}
         self._waiting: deque[OpenTask] = deque()  # handed out before, to be sent again
-        self._forgotten: dict[bytes, OpenTask] = {}  # the user's to hand out again, by digest
+        self._forgotten: dict[bytes, list[OpenTask]] = {}  # the user's to hand out again, by digest
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._steps: deque[Step] = deque()
@@ -226,12 +228,12 @@ class Scheduler:
     @property
     def forgotten(self) -> int:
         """How many tasks of lost nodes wait for the user to hand out their data again."""
-        return len(self._forgotten)
+        return sum(map(len, self._forgotten.values()))
 
     @property
     def deadline(self) -> float | None:
         """When ``tick`` should be called: the next time to ask for new data again."""
-        return self._ask_again_at if self._idle and not self._stopped else None
+        return self._ask_again_at if self._idle else None
 
     # ---- nodes
 
@@ -246,26 +248,25 @@ class Scheduler:
         node = self._nodes.pop(key)
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
-        unmerged = self._tasks.get(node.owes) if node.owes is not None else None
         self._requeue(node, loss, reason, remote)
-        if self._policy.user_reassigns and unmerged is not None:
-            self._leave_to_user(unmerged)
-        if loss is not Loss.LEFT or (self._policy.user_reassigns and unmerged is not None):
+        left_to_user = self._leave_to_user(node)
+        if loss is not Loss.LEFT or left_to_user:
             self._steps.append(TellTimeout(key))
         self._something_changed()
         return len(node.open)
 
     def _requeue(self, node: Node, loss: Loss, reason: str, remote: str) -> None:
         again: list[OpenTask] = []
-        for index, (task_id, attempt) in enumerate(node.open.items()):
+        for index, task_id in enumerate(node.open):
             task = self._tasks.get(task_id)
-            if task is None or task.running.pop(attempt, None) is None:
-                continue
+            if task is None:
+                continue  # it had been left to the user
+            task.running = None
             if index == 0:
                 self._charge(task, node, loss)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
-            elif not task.running and not self._is_users(task, node):
+            elif not self._is_users(task, node):
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
                     self._steps.append(Retry(task, node.key, reason, remote))
@@ -285,14 +286,30 @@ class Scheduler:
     def _is_users(self, task: OpenTask, lost: Node) -> bool:
         return self._policy.user_reassigns and task.owner == lost.key
 
-    def _leave_to_user(self, task: OpenTask) -> None:
-        """Take a lost node's task out of the game: ``node_timeout`` tells the user of it."""
-        if self._tasks.pop(task.id, None) is None:  # it has failed for good
-            return
-        task.running.clear()
-        if task in self._waiting:
+    def _leave_to_user(self, lost: Node) -> bool:
+        """In the manner of 0.1, take a lost node's task out of the game: the user is told of it."""
+        task = self._tasks.get(lost.owes) if lost.owes is not None else None
+        if task is None or not self._is_users(task, lost):
+            return False
+        del self._tasks[task.id]
+        with contextlib.suppress(ValueError):  # it need not wait: a node has it, or just had it
             self._waiting.remove(task)
-        self._forgotten[_digest(task.payload)] = task
+        task.running = None
+        self._forgotten.setdefault(_digest(task.payload), []).append(task)
+        return True
+
+    def _take_forgotten(self, payload: Parts) -> OpenTask | None:
+        """Return a lost node's task with the same data, which is no longer forgotten then."""
+        if not self._forgotten:
+            return None  # most jobs need no digests
+        digest = _digest(payload)
+        tasks = self._forgotten.get(digest)
+        if tasks is None:
+            return None
+        task = tasks.pop(0)
+        if not tasks:
+            del self._forgotten[digest]
+        return task
 
     # ---- new data
 
@@ -300,10 +317,9 @@ class Scheduler:
         """Answer to ``AskData``: a new task, to be sent to the node that was asked for."""
         task = self._new_task(payload, data)
         self._tasks[task.id] = task
-        if self._forgotten:
-            again = self._forgotten.pop(_digest(payload), None)
-            if again is not None:  # the same data: what it did on other nodes is not forgotten
-                task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
+        again = self._take_forgotten(payload)
+        if again is not None:  # the same data: what it did on other nodes still counts
+            task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
         node = self._nodes[task.owner]
         if self._policy.by_node:
             node.owes = task.id
@@ -317,14 +333,12 @@ class Scheduler:
         task.failures = 1
         self._tasks[task.id] = task
         self._fail(task, task.owner, reason, remote)
-        self._refresh(self._nodes[task.owner])
 
     def nothing(self, now: float) -> None:
         """Answer to ``AskData``: nothing just now."""
         node = self._nodes[self._take_asked()]
         for other in [node] if self._policy.by_node else self._nodes.values():
             other.dry = True
-            self._refresh(other)
         if self._ask_again_at is None:
             self._ask_again_at = now + self._pause
 
@@ -336,11 +350,13 @@ class Scheduler:
     def stop(self) -> int:
         """No more hand-outs; returns how many tasks are dropped that way."""
         self._stopped = True
-        dropped = len(self._tasks) + len(self._forgotten)
+        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps)
+        dropped = len(self._tasks) + self.forgotten + unsettled
         self._tasks.clear()
         self._waiting.clear()
         self._forgotten.clear()
         self._steps.clear()
+        self._ask_again_at = None
         return dropped
 
     def tick(self, now: float) -> bool:
@@ -361,10 +377,10 @@ class Scheduler:
         idle = bool(self._nodes) and not self.busy and not self._waiting
         if not self._forgotten or not idle or not all(node.dry for node in self._nodes.values()):
             return False
-        self._steps.append(Reclaimed(len(self._forgotten)))
-        for task in self._forgotten.values():
-            self._tasks[task.id] = task
-            self._waiting.append(task)
+        self._steps.append(Reclaimed(self.forgotten))
+        for tasks in self._forgotten.values():
+            self._tasks.update((task.id, task) for task in tasks)
+            self._waiting.extend(tasks)
         self._forgotten.clear()
         return True
 
@@ -374,16 +390,15 @@ class Scheduler:
         self, key: NodeKey, task_id: TaskId, attempt: Attempt, seconds: float, payload: Parts
     ) -> bool:
         """A result has come; false if it is not wanted (late, or a repetition)."""
-        node = self._finish_attempt(key, task_id, attempt)
-        task = self._tasks.get(task_id)
-        if node is None or task is None or attempt not in task.running:
+        task = self._finish_attempt(key, task_id, attempt)
+        if task is None:
             return False
         size = sum(map(len, payload))
+        node = self._nodes[key]
         node.learn(seconds, task.size + size)
         self._refresh(node)
         del self._tasks[task_id]
         task.payload, task.size = (), size
-        task.running.clear()
         self._unsettled += 1
         self._unmerged_bytes += size
         self._steps.append(Merge(task, key, seconds, payload))
@@ -399,16 +414,18 @@ class Scheduler:
         *,
         final: bool,
     ) -> bool:
-        """An attempt went wrong on its node; ``final``: it would go wrong anywhere."""
-        node = self._finish_attempt(key, task_id, attempt)
-        task = self._tasks.get(task_id)
-        if node is None or task is None or task.running.pop(attempt, None) is None:
+        """An attempt went wrong on its node; ``final``: it would go wrong anywhere.
+
+        Returns false if that is of no interest any more (late, or a repetition).
+        """
+        task = self._finish_attempt(key, task_id, attempt)
+        if task is None:
             return False
         task.failures += 1
         task.tried.add(key)
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
-        elif not task.running:
+        else:
             self._waiting.append(task)
             self._steps.append(Retry(task, key, reason, remote))
         return True
@@ -421,19 +438,18 @@ class Scheduler:
         owner = self._nodes.get(task.owner)
         if owner is not None and owner.owes == task.id:
             owner.owes = None
-            self._refresh(owner)
         self._something_changed()
 
     # ---- what to do next
 
     def next_step(self) -> Step | None:
         """Return the next thing to do, or None when there is nothing to do but wait."""
+        if self._stopped:
+            return None
         if self._steps:
             return self._steps.popleft()
-        if self._stopped or not self._hungry:
-            return None
         if self._waiting:
-            for node in list(self._hungry_nodes()):
+            for node in self._hungry_nodes():
                 task = self._waiting_for(node)
                 if task is not None:
                     self._waiting.remove(task)
@@ -469,7 +485,7 @@ class Scheduler:
     def _assign(self, node: Node, task: OpenTask) -> Assign:
         attempt = Attempt(task.attempts)
         task.attempts += 1
-        task.running[attempt] = node.key
+        task.running = node.key
         node.open[task.id] = attempt
         self._refresh(node)
         return Assign(node, task, attempt)
@@ -490,18 +506,21 @@ class Scheduler:
         self._asked = None
         return asked
 
-    def _finish_attempt(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> Node | None:
+    def _finish_attempt(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> OpenTask | None:
+        """Free the node of a task that it has answered; returns the task if it is still wanted."""
         node = self._nodes.get(key)
         if node is None or node.open.get(task_id) != attempt:
             return None
         del node.open[task_id]
         self._refresh(node)
-        return node
+        task = self._tasks.get(task_id)  # None: it has been left to the user
+        if task is not None:
+            task.running = None
+        return task
 
     def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
         del self._tasks[task.id]
         task.payload, task.size = (), 0
-        task.running.clear()
         self._unsettled += 1
         self._steps.append(Fail(task, key, reason, remote))
 

@@ -1,0 +1,149 @@
+"""A scheduler with a user: every step is done at once and written down as a short line of words.
+
+ask a             new_data is asked for node a
+send 3.1 to a     task 3 goes to node a; it was sent once before
+merge 3 of a by b     the result hook is called with a's id for what b has computed
+fail 3 by b: why      the failed hook
+retry 3 by b: why     told only
+timeout a         the node_timeout hook
+reclaim 2         told only
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
+from parasnake.core.messages import Parts
+from parasnake.core.scheduler import (
+    AskData,
+    Assign,
+    Fail,
+    Loss,
+    Merge,
+    OpenTask,
+    Policy,
+    Reclaimed,
+    Retry,
+    Scheduler,
+    Step,
+    TellTimeout,
+)
+
+
+def key(letter: str) -> NodeKey:
+    return NodeKey(letter.encode() * 16)
+
+
+def letter(node: NodeKey) -> str:
+    return chr(node[0])
+
+
+class Unsendable:
+    """Data that cannot be serialised."""
+
+
+UNSENDABLE = Unsendable()
+
+
+class Bench:
+    """A scheduler, the data that its user has (``None``: nothing just now), and what was done.
+
+    With ``generator`` the user's data comes to an end.
+    """
+
+    def __init__(
+        self, data: Iterable[object] = (), policy: Policy | None = None, *, generator: bool = False
+    ) -> None:
+        self.scheduler = Scheduler(policy or Policy())
+        self.data = deque(data)
+        self.generator = generator
+        self.now = 0.0
+        self.tasks: dict[int, OpenTask] = {}  # all that have been sent
+        self.wanted = False  # whether the last answer of a node was
+
+    # ---- what happens to it; what it does then
+
+    def join(self, letters: str, peer: int = 0) -> list[str]:
+        for name in letters:
+            self.scheduler.join(key(name), PeerId(peer))
+        return self.work()
+
+    def result(
+        self, name: str, task: int, attempt: int = 0, *, seconds: float = 1.0, size: int = 0
+    ) -> list[str]:
+        payload = (bytes(size),) if size else ()
+        self.wanted = self.scheduler.result(
+            key(name), TaskId(task), Attempt(attempt), seconds, payload
+        )
+        return self.work()
+
+    def failure(
+        self, name: str, task: int, attempt: int = 0, *, final: bool = False, reason: str = "oops"
+    ) -> list[str]:
+        self.wanted = self.scheduler.failure(
+            key(name), TaskId(task), Attempt(attempt), reason, "traceback", final=final
+        )
+        return self.work()
+
+    def lose(self, letters: str, loss: Loss = Loss.LOST, reason: str = "gone") -> list[str]:
+        for name in letters:
+            self.scheduler.lose(key(name), loss, reason)
+        return self.work()
+
+    def pass_time(self, seconds: float) -> list[str]:
+        self.now += seconds
+        self.scheduler.tick(self.now)
+        return self.work()
+
+    def reclaim(self) -> list[str]:
+        self.scheduler.reclaim()
+        return self.work()
+
+    # ---- what it does
+
+    def work(self) -> list[str]:
+        """Do all steps, like the shell; return them in words."""
+        done = []
+        while (step := self.scheduler.next_step()) is not None:
+            done += self.perform(step)
+        return done
+
+    def perform(self, step: Step) -> list[str]:
+        match step:
+            case AskData(node):
+                return [f"ask {letter(node)}", *self.answer(node)]
+            case Assign(node, task, attempt):
+                self.tasks[task.id] = task
+                return [f"send {task.id}.{attempt} to {letter(node.key)}"]
+            case Merge(task, node, _, _):
+                self.scheduler.settled(task)
+                return [f"merge {task.id} of {letter(task.owner)} by {letter(node)}"]
+            case Fail(task, node, reason, _):
+                self.scheduler.settled(task)
+                return [f"fail {task.id} by {letter(node)}: {reason}"]
+            case Retry(task, node, reason, _):
+                return [f"retry {task.id} by {letter(node)}: {reason}"]
+            case TellTimeout(node):
+                return [f"timeout {letter(node)}"]
+            case Reclaimed(tasks):
+                return [f"reclaim {tasks}"]
+
+    def answer(self, node: NodeKey) -> list[str]:
+        """Give what ``new_data`` gives to this node."""
+        if not self.data and self.generator:
+            self.scheduler.exhaust()
+            return []
+        data = self.data.popleft() if self.data else None
+        if data is None:
+            self.scheduler.nothing(self.now)
+            return []
+        if data is UNSENDABLE:
+            self.scheduler.refuse(data, "no pickle", "traceback")
+            return []
+        return self.perform(self.scheduler.give(payload_of(data), data))
+
+
+def payload_of(data: object) -> Parts:
+    return data if isinstance(data, tuple) else (repr(data).encode(),)
