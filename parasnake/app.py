@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
-from parasnake import arguments, cli, keys, logs
+from parasnake import arguments, cli, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
@@ -200,6 +200,7 @@ class Parasnake:
             shell.run()
 
     def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
+        _refuse_in_worker()
         role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
         self._hooks.check(role)
         self._hooks.freeze()
@@ -301,6 +302,7 @@ class Parasnake:
         SystemExit: after an error, which has been written to standard error; its code is the
             ``exit_status`` of the error
         """
+        _refuse_in_worker()  # with a traceback, which the loader of the script shortens
         return cli.run_main(lambda: self._main(parser, argv))
 
     def _main(self, parser: argparse.ArgumentParser | None, argv: Sequence[str] | None) -> Any:
@@ -338,6 +340,15 @@ class _Running:
     def __exit__(self, *_: object) -> None:
         with self._app._lock:
             self._app._running = None
+
+
+def _refuse_in_worker() -> None:
+    loaded = script.being_loaded()
+    if loaded is not None:
+        raise ConfigurationError(
+            f"{loaded} runs its app while a worker loads it: "
+            'put app.main() or app.run() under if __name__ == "__main__":'
+        )
 
 
 def _script_doc() -> str | None:
