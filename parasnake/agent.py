@@ -171,20 +171,27 @@ class Agent:
         """
         try:
             with self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled):
-                self._give_up_at = self._loop.now() + self._config.connect_timeout
-                self._dial()
-                while not self._over:
-                    if self._stopped:
-                        self._go("stopped", None)
-                    self._work()
-                    if not self._over:
-                        self._loop.wait()
-                if not self._abandoned:
-                    self._say_goodbye()
+                try:
+                    self._serve()
+                finally:
+                    self._end_workers()  # a signal now must not leave them to themselves
         finally:
-            self._close()
+            with contextlib.suppress(OSError):
+                self._loop.close()
         if self._error is not None:
             raise self._error
+
+    def _serve(self) -> None:
+        self._give_up_at = self._loop.now() + self._config.connect_timeout
+        self._dial()
+        while not self._over:
+            if self._stopped:
+                self._go("stopped", None)
+            self._work()
+            if not self._over:
+                self._loop.wait()
+        if not self._abandoned:
+            self._say_goodbye()
 
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
@@ -411,7 +418,7 @@ class Agent:
             if worker_state is None or worker_state.open or not worker_state.ready:
                 post.process.kill()
 
-    def _close(self) -> None:
+    def _end_workers(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._kill_busy()
@@ -422,8 +429,6 @@ class Agent:
             post.process.wait(max(0.0, until - self._loop.now()))
         for node in list(self._posts):
             self._dismiss(node)
-        with contextlib.suppress(OSError):
-            self._loop.close()
 
 
 def _what_to_do(error: RefusedError) -> str:

@@ -7,12 +7,11 @@ import contextlib
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from parasnake import keys
+from parasnake import keys, tracebacks
 from parasnake.config import available_cores
 from parasnake.errors import (
     ConfigurationError,
@@ -30,7 +29,6 @@ _Value = TypeVar("_Value")
 # A script's own option or positional argument called "workers", say, must not mix with ours.
 _PREFIX = "parasnake_"
 _MODE = _PREFIX + "mode"
-_PACKAGE = str(Path(__file__).parent) + os.sep
 
 # Values stay text here: Config checks them, in the same way wherever they come from.
 _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -248,19 +246,8 @@ def _user_traceback(error: ParasnakeError) -> str:
     if isinstance(cause, RemoteError):
         return f"{str(cause).rstrip()}\n"
     if isinstance(error, HookError) and cause is not None:
-        return _without_own_frames(cause)
+        return tracebacks.of_user_code(cause)
     return ""
-
-
-def _without_own_frames(error: BaseException) -> str:
-    report = traceback.TracebackException.from_exception(error)
-    parts: list[traceback.TracebackException | None] = [report]
-    while parts:
-        if (part := parts.pop()) is not None:
-            frames = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE)]
-            part.stack = traceback.StackSummary.from_list(frames)
-            parts += [part.__cause__, part.__context__, *(part.exceptions or ())]
-    return "".join(report.format())
 
 
 def _command_parser() -> argparse.ArgumentParser:

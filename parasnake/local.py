@@ -94,16 +94,22 @@ class LocalAgent:
         log.warning("%s: the local agent has died (%s): starting another", self._name, death)
         self.start(loop, self._port)
 
+    def expect_end(self) -> None:
+        """The job is over: an agent that ends now has not died."""
+        child, loop = self._child, self._loop
+        if child is not None and loop is not None:
+            loop.watch(self._watched(child), 0, self._ended)
+
     def stop(self) -> None:
-        """See the agent off, which has been told to leave."""
+        """See the agent off. It has been told to leave, unless it has not reached the server yet."""
         child = self._child
         if child is not None:
+            child.terminate()
             child.wait(LEAVE_SECONDS)
             self._free()
 
     def _free(self) -> None:
-        child, loop = self._child, self._loop
-        if child is not None and loop is not None:
-            loop.watch(self._watched(child), 0, self._ended)
-            child.close()
+        self.expect_end()
+        if self._child is not None:
+            self._child.close()
             self._child = None

@@ -35,7 +35,7 @@ import platform
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -177,10 +177,15 @@ def version_of(module: str) -> str | None:
         return f"of Python {platform.python_version()}"
     if isinstance(version := getattr(sys.modules.get(top), "__version__", None), str):
         return version
-    for distribution in importlib.metadata.packages_distributions().get(top, ()):
+    for distribution in _distributions().get(top, ()):
         return importlib.metadata.version(distribution)
     is_here = top in sys.modules or importlib.util.find_spec(top) is not None
     return "unknown" if is_here else None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()  # it reads files of every package there is
 
 
 # The commonest data and results of all, and so small that pickle is best left alone with them.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import signal
 import socket
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from parasnake.hooks import Hook, HookTable
 from parasnake.links import Connection
 from parasnake.loop import Loop
 from parasnake.report import Progress, Reporter, Tally, line_wanted
+from parasnake.tracebacks import last_line, of_user_code
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,11 @@ class Helper(Protocol):
     def start(self, loop: Loop, port: int) -> None:
         """The server listens on this port."""
 
+    def expect_end(self) -> None:
+        """The job is over, and agents are about to be told."""
+
     def stop(self) -> None:
-        """The job is over, and agents have been told."""
+        """The server ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ class Server:
         self._reporter = Reporter(app_name, self._tally, config.max_attempts)
         self._changed = True
         self._job_done_at = 0.0
+        self._done = False
         self._over = False
         self._stopped_by: int | None = None
         self._progress: Progress | None = None
@@ -219,6 +224,7 @@ class Server:
     def _serve(self) -> bool:
         try:
             done = self._serve_until_over()
+            self._close_generator()
         except BaseException as error:
             self._send_home(QuitKind.FAILED, f"the job was stopped on the server: {_brief(error)}")
             raise
@@ -232,10 +238,12 @@ class Server:
     def _serve_until_over(self) -> bool:
         while True:
             more = self._work()
-            if self._is_done():
-                return True
             if self._over:
                 return False
+            if self._is_done():
+                return True
+            if not (more or self._changed):  # job_done has said no, and new_data had nothing
+                more = self._scheduler.reclaim()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             if self._farm.tick(self._loop.now()):
@@ -273,22 +281,26 @@ class Server:
                 connection.pause(paused)
 
     def _is_done(self) -> bool:
-        if self._scheduler.complete:
-            return True
+        """Whether the job is done; once it is, it stays so, and ``job_done`` is asked no more."""
+        self._done = self._done or self._scheduler.complete or self._hook_says_done()
+        return self._done
+
+    def _hook_says_done(self) -> bool:
         hook, now = self._hooks.job_done, self._loop.now()
         if not self._changed or hook is None:
             return False
-        busy = self._scheduler.busy
-        if busy and now < self._job_done_at:
+        if self._scheduler.busy and now < self._job_done_at:
             return False
         self._changed = False
         done = bool(self._call(hook))
         after = self._loop.now()
         self._job_done_at = after + JOB_DONE_SHARE * (after - now)
-        return done or (self._scheduler.reclaim() and False)
+        return done
 
     def _send_home(self, kind: QuitKind, reason: str) -> None:
         """Tell all agents to leave and wait, not for long, until they have heard it."""
+        if self._helper is not None:
+            self._helper.expect_end()
         self._gate.shut()
         self._tally.dropped += self._farm.quit(kind, reason)
         while (step := self._farm.next_step()) is not None:
@@ -304,12 +316,20 @@ class Server:
             self._helper.stop()
         if self._progress is not None:
             self._progress.close()
+        with contextlib.suppress(HookError):  # why the run ends is known already
+            self._close_generator()
         self._gate.shut()
         for connection in self._connections.values():
             connection.close()
-        if self._generator is not None and hasattr(self._generator, "close"):
-            self._generator.close()
         self._loop.close()
+
+    def _close_generator(self) -> None:
+        generator, self._generator = self._generator, None
+        if isinstance(generator, Generator):
+            try:
+                generator.close()
+            except Exception as error:
+                raise HookError("new_data") from error
 
     def _show_progress(self) -> None:
         progress = self._progress
@@ -390,7 +410,7 @@ class Server:
         try:
             parts = tuple(payload.dumps(data).parts)
         except PayloadError as error:
-            self._scheduler.refuse(data, str(error), _traceback(error))
+            self._scheduler.refuse(data, str(error), of_user_code(error))
             return
         self._send(self._farm.give(parts, data))
 
@@ -413,7 +433,7 @@ class Server:
                 result = payload.loads(step.payload[0])
             except PayloadError as error:
                 reason = f"its result cannot be rebuilt on the server: {error}"
-                self._fail(tasks.Fail(task, step.node, reason, _traceback(error)))
+                self._fail(tasks.Fail(task, step.node, reason, of_user_code(error)))
                 return
             node_id = self._id_for(hook, task.owner)
             self._call(hook, result=result, data=task.data, node_id=node_id)
@@ -481,8 +501,4 @@ def _with_own_version(failure: Failure) -> Failure:
 
 def _brief(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, HookError) and error.__cause__ else error
-    return traceback.format_exception_only(cause)[-1].strip()
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    return last_line(cause)

@@ -11,7 +11,6 @@ import contextlib
 import platform
 import socket
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +33,7 @@ from parasnake.core.messages import (
 )
 from parasnake.errors import PayloadError, UnreadablePayload
 from parasnake.hooks import Hook
+from parasnake.tracebacks import last_line, of_user_code
 
 READ_BYTES = 1 << 16
 
@@ -114,10 +114,10 @@ class Worker:
                 self._hooks.node_init(init_data=self._init_data, node_id=self._node_id)
         except UnreadablePayload as error:
             text = f"the init data cannot be rebuilt here: {_unreadable(error)}"
-            return NodeBroken(self._node, text, _traceback(error))
+            return NodeBroken(self._node, text, of_user_code(error))
         except Exception as error:
             hook = "@app.node_init raised "
-            return NodeBroken(self._node, hook + _one_line(error), _traceback(error))
+            return NodeBroken(self._node, hook + last_line(error), of_user_code(error))
         return Ready(self._node)
 
     def _compute(self, task: Task) -> Message:
@@ -140,7 +140,7 @@ class Worker:
             )
         except Exception as error:
             seconds = time.perf_counter() - begin
-            return self._failure(task, seconds, FailureKind.EXCEPTION, _one_line(error), error)
+            return self._failure(task, seconds, FailureKind.EXCEPTION, last_line(error), error)
         seconds = time.perf_counter() - begin
         try:
             parts = tuple(payload.dumps(result, name="result").parts)
@@ -159,7 +159,7 @@ class Worker:
         *,
         module: str = "",
     ) -> Failure:
-        text = _traceback(error)
+        text = of_user_code(error)
         return Failure(
             self._node, task.task, task.attempt, seconds, kind, reason, text, module or ""
         )
@@ -170,21 +170,6 @@ def _send(channel: WorkerChannel, message: Message) -> None:
         channel.sendall(piece)
 
 
-def _one_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
-
-
 def _unreadable(error: UnreadablePayload) -> str:
     version = f"{error.module} {error.local_version}" if error.local_version else "not installed"
     return f"{error} ({version} here, Python {platform.python_version()})"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback without the frames of this library that lead to the user's code."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
-        trace = trace.tb_next
-    shown = trace if trace is not None else error.__traceback__
-    with contextlib.suppress(Exception):
-        return "".join(traceback.format_exception(type(error), error, shown))
-    return f"{type(error).__name__} (its traceback cannot be written)\n"
