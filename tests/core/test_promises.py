@@ -1,0 +1,373 @@
+"""What the scheduler promises for any order of events: nothing lost, no merge twice, no standstill.
+
+Hypothesis lets nodes join, leave, die and fall silent, lets them answer rightly, wrongly, late and
+twice, lets time pass, and does now few and now many of the steps that the scheduler wants done.
+``World`` keeps its own books of what must be true.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from bench import payload_of
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
+from parasnake.core.scheduler import (
+    AskData,
+    Assign,
+    Fail,
+    Loss,
+    Merge,
+    Policy,
+    Reclaimed,
+    Retry,
+    Scheduler,
+    Step,
+    TellTimeout,
+)
+
+PEERS = [PeerId(number) for number in range(3)]
+
+policies = st.one_of(
+    st.builds(Policy, max_attempts=st.integers(1, 3), max_losses=st.integers(1, 3)),
+    st.builds(
+        Policy,
+        by_node=st.just(True),
+        user_reassigns=st.booleans(),
+        max_attempts=st.integers(1, 3),
+        max_losses=st.integers(1, 3),
+    ),
+)
+
+
+@dataclass
+class Computer:
+    """A node as it is in truth: it computes what it got in the order in which it got it."""
+
+    peer: PeerId
+    queue: dict[TaskId, Attempt] = field(default_factory=dict)
+
+
+class World(RuleBasedStateMachine):
+    """The scheduler, its nodes and its user."""
+
+    @initialize(
+        policy=policies,
+        data=st.lists(st.integers(0, 5), max_size=12),
+        generator=st.booleans(),
+        forgetful=st.booleans(),
+    )
+    def begin(self, policy: Policy, data: list[int], generator: bool, forgetful: bool) -> None:
+        self.policy = policy
+        self.scheduler = Scheduler(policy)
+        if policy.user_reassigns and forgetful:
+            data = list(dict.fromkeys(data))  # of equal data nobody could tell what was forgotten
+        self.total = Counter(data)
+        self.data = deque(data)
+        self.generator = generator and not policy.by_node
+        self.forgetful = forgetful  # its node_timeout hook does nothing
+        self.moody = 0  # how many times new_data will say "nothing just now"
+        self.redo = 0  # how much of its data is that of lost nodes, which it never holds back
+        self.now = 0.0
+        self.computers: dict[NodeKey, Computer] = {}
+        self.next_node = 0
+        self.sendings: list[tuple[NodeKey, TaskId, Attempt]] = []
+        self.of_task: dict[TaskId, int] = {}  # what each task's data is
+        self.pending: set[TaskId] = set()  # answered, but the hook has not been called
+        self.merged: list[TaskId] = []
+        self.failed: list[TaskId] = []
+        self.users: set[TaskId] = set()  # left to the user to hand out again
+        self.works_on: dict[NodeKey, int] = {}  # the dictionary of a user of 0.1
+        self.due_timeouts: Counter[NodeKey] = Counter()
+        self.changes = 0
+        self.nothing_at = -1  # how many changes there had been when new_data had nothing
+
+    # ---- what happens
+
+    @rule(peer=st.sampled_from(PEERS))
+    def join(self, peer: PeerId) -> None:
+        key = NodeKey(self.next_node.to_bytes(16, "big"))
+        self.next_node += 1
+        self.computers[key] = Computer(peer)
+        self.scheduler.join(key, peer)
+        self.changes += 1
+
+    def busy(self) -> list[NodeKey]:
+        return [key for key, computer in self.computers.items() if computer.queue]
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.01, 0.03, 1.0]))
+    def result(self, data: st.DataObject, seconds: float) -> None:
+        self.answer_rightly(data.draw(st.sampled_from(self.busy())), seconds)
+
+    def answer_rightly(self, key: NodeKey, seconds: float) -> None:
+        task, attempt = next(iter(self.computers[key].queue.items()))
+        del self.computers[key].queue[task]
+        wanted = self.scheduler.result(key, task, attempt, seconds, (b"result",))
+        assert wanted == (task not in self.users)
+        if wanted:
+            self.pending.add(task)
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), final=st.sampled_from([False, False, False, True]))
+    def failure(self, data: st.DataObject, final: bool) -> None:
+        key = data.draw(st.sampled_from(self.busy()))
+        task, attempt = next(iter(self.computers[key].queue.items()))
+        del self.computers[key].queue[task]
+        before = self.scheduler.waiting
+        counts = self.scheduler.failure(key, task, attempt, "oops", "", final=final)
+        assert counts == (task not in self.users)
+        if counts and self.scheduler.waiting == before:
+            self.pending.add(task)
+
+    @precondition(lambda self: self.sendings)
+    @rule(data=st.data(), raised=st.booleans())
+    def answer_late_or_twice(self, data: st.DataObject, raised: bool) -> None:
+        key, task, attempt = data.draw(st.sampled_from(self.sendings))
+        if key in self.computers and self.computers[key].queue.get(task) == attempt:
+            return  # that would be right
+        self.answer_in_vain(key, task, attempt, raised)
+
+    @precondition(lambda self: self.sendings and self.computers)
+    @rule(data=st.data(), more=st.integers(1, 3), raised=st.booleans())
+    def answer_with_a_false_attempt(self, data: st.DataObject, more: int, raised: bool) -> None:
+        key = data.draw(st.sampled_from(list(self.computers)))
+        _, task, attempt = data.draw(st.sampled_from(self.sendings))
+        false = Attempt(attempt + more)
+        if self.computers[key].queue.get(task) != false:
+            self.answer_in_vain(key, task, false, raised)
+
+    def answer_in_vain(self, key: NodeKey, task: TaskId, attempt: Attempt, raised: bool) -> None:
+        if raised:
+            assert not self.scheduler.failure(key, task, attempt, "late", "", final=True)
+        else:
+            assert not self.scheduler.result(key, task, attempt, 1.0, (b"late",))
+
+    @precondition(lambda self: self.computers)
+    @rule(data=st.data(), loss=st.sampled_from(Loss))
+    def one_node_goes(self, data: st.DataObject, loss: Loss) -> None:
+        self.lose(data.draw(st.sampled_from(list(self.computers))), loss)
+
+    @rule(peer=st.sampled_from(PEERS), loss=st.sampled_from([Loss.LOST, Loss.LEFT]))
+    def an_agent_goes(self, peer: PeerId, loss: Loss) -> None:
+        for key in [key for key, computer in self.computers.items() if computer.peer == peer]:
+            self.lose(key, loss)
+
+    def lose(self, key: NodeKey, loss: Loss) -> None:
+        queue = self.computers.pop(key).queue
+        ended = self.pending | set(self.merged) | set(self.failed) | self.users
+        owed = self.scheduler.nodes[key].owes
+        assert self.scheduler.lose(key, loss, "gone") == len(queue)
+        self.changes += 1
+        self.pending |= set(queue) & self.steps_for(Fail)
+        unmerged = owed is not None and owed not in ended
+        if self.policy.user_reassigns and unmerged and owed not in self.pending:
+            assert owed is not None
+            self.users.add(owed)
+        if loss is not Loss.LEFT or (self.policy.user_reassigns and unmerged):
+            self.due_timeouts[key] += 1
+
+    def steps_for(self, kind: type[Merge | Fail]) -> set[TaskId]:
+        return {step.task.id for step in self.scheduler._steps if isinstance(step, kind)}
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 2.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.scheduler.tick(self.now)
+
+    @rule(times=st.integers(1, 3))
+    def the_user_has_nothing_for_a_while(self, times: int) -> None:
+        self.moody = times
+
+    # ---- what is done about it
+
+    @rule(steps=st.integers(1, 4))
+    def work_a_little(self, steps: int) -> None:
+        for _ in range(steps):
+            step = self.scheduler.next_step()
+            if step is not None:
+                self.perform(step)
+
+    @rule()
+    def work(self) -> None:
+        for _ in range(10_000):
+            step = self.scheduler.next_step()
+            if step is None:
+                break
+            self.perform(step)
+        else:
+            raise AssertionError("it never comes to rest")
+        self.nobody_waits_in_vain()
+
+    @rule()
+    def work_and_reclaim(self) -> None:
+        """What the server does when ``job_done`` is false."""
+        self.work()
+        forgotten = self.scheduler.forgotten
+        if self.scheduler.reclaim():
+            assert self.forgetful
+            assert not self.busy()
+            assert len(self.users) == forgotten == self.scheduler.waiting
+            self.users.clear()
+            self.work()
+
+    def perform(self, step: Step) -> None:
+        match step:
+            case AskData(node):
+                self.new_data(node)
+            case Assign(node, task, attempt):
+                self.sent(Assign(node, task, attempt))
+            case Merge(task, _, _, payload):
+                assert payload == (b"result",)
+                self.end(task.id, task.owner, self.merged)
+                self.scheduler.settled(task)
+            case Fail(task, _, _, _):
+                self.end(task.id, task.owner, self.failed)
+                self.scheduler.settled(task)
+            case TellTimeout(node):
+                self.node_timeout(node)
+            case Retry() | Reclaimed():
+                pass
+
+    def new_data(self, node: NodeKey) -> None:
+        if self.policy.by_node:
+            assert node not in self.works_on, "hand-out and merge alternate"
+        if (self.moody and not self.redo) or (not self.data and not self.generator):
+            self.moody = max(0, self.moody - 1)
+            self.nothing_at = self.changes
+            self.scheduler.nothing(self.now)
+        elif not self.data:
+            self.scheduler.exhaust()
+        else:
+            number = self.data.popleft()
+            self.redo = max(0, self.redo - 1)
+            assign = self.scheduler.give(payload_of(number), number)
+            self.of_task[assign.task.id] = number
+            if self.policy.by_node:
+                self.works_on[node] = number
+            self.sent(assign)
+
+    def sent(self, assign: Assign) -> None:
+        key, task = assign.node.key, assign.task.id
+        assert task not in self.computers[key].queue
+        self.computers[key].queue[task] = assign.attempt
+        self.sendings.append((key, task, assign.attempt))
+
+    def end(self, task: TaskId, owner: NodeKey, ended: list[TaskId]) -> None:
+        assert task not in self.merged + self.failed
+        self.pending.remove(task)
+        ended.append(task)
+        self.changes += 1
+        if self.policy.by_node:
+            assert self.works_on.pop(owner) == self.of_task[task]
+
+    def node_timeout(self, node: NodeKey) -> None:
+        self.due_timeouts[node] -= 1
+        assert self.due_timeouts[node] == 0
+        if self.policy.user_reassigns and not self.forgetful and node in self.works_on:
+            self.data.appendleft(self.works_on.pop(node))
+            self.redo += 1
+
+    # ---- what must be true
+
+    @invariant()
+    def every_task_is_in_exactly_one_place(self) -> None:
+        scheduler = self.scheduler
+        waiting = [task.id for task in scheduler._waiting]
+        running = [task.id for task in scheduler._tasks.values() if task.running is not None]
+        answered = [*self.steps_for(Merge), *self.steps_for(Fail)]
+        places = Counter([*waiting, *running, *answered, *self.merged, *self.failed, *self.users])
+        assert places == Counter(range(scheduler.handed_out))
+        assert set(answered) == self.pending
+        assert set(waiting) | set(running) == set(scheduler._tasks)
+        assert (len(waiting), len(running)) == (scheduler.waiting, scheduler.running)
+
+    @invariant()
+    def nodes_have_what_they_were_sent(self) -> None:
+        nodes = self.scheduler.nodes
+        assert {key: node.open for key, node in nodes.items()} == {
+            key: computer.queue for key, computer in self.computers.items()
+        }
+        for task in self.scheduler._tasks.values():
+            if task.running is not None:
+                assert task.id in nodes[task.running].open
+        for key, node in nodes.items():
+            for task_id in node.open:
+                known = self.scheduler._tasks.get(task_id)
+                assert (task_id in self.users) if known is None else (known.running == key)
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        scheduler = self.scheduler
+        assert scheduler.busy == (bool(self.pending) or bool(self.busy()))
+        assert scheduler.unmerged_bytes == len(b"result") * len(self.steps_for(Merge))
+        assert scheduler.complete == (
+            scheduler._exhausted and not scheduler._tasks and not self.pending
+        )
+
+    def nobody_waits_in_vain(self) -> None:
+        """With nothing left to do, each idle node has a reason to be idle, and somebody will come."""
+        scheduler = self.scheduler
+        assert not +self.due_timeouts
+        for node in scheduler.nodes.values():
+            if node.open:
+                continue
+            for task in scheduler._waiting:
+                others = [other for other in scheduler.nodes.values() if other is not node]
+                went_wrong = {node.key, node.peer} & task.tried
+                assert went_wrong, "it could have been sent here"
+                assert any(not {other.key, other.peer} & task.tried for other in others)
+            if scheduler._exhausted:
+                continue
+            if node.owes is not None:
+                assert node.owes in scheduler._tasks, "its task will be merged"
+                continue
+            assert self.nothing_at == self.changes, "it was asked since the last change"
+            assert scheduler.deadline is not None, "it will be asked again"
+
+    # ---- the end
+
+    def teardown(self) -> None:
+        """With one healthy node everything that was handed out comes to its end."""
+        if not hasattr(self, "scheduler"):
+            return
+        self.moody = 0
+        for key in list(self.computers):
+            self.lose(key, Loss.LEFT)
+        self.join(PEERS[0])
+        (healthy,) = self.computers
+        for _ in range(1000):
+            self.work_and_reclaim()
+            self.every_task_is_in_exactly_one_place()
+            if self.busy():
+                self.answer_rightly(healthy, 0.0)
+            elif not self.data and not self.scheduler.forgotten:
+                break
+            else:
+                deadline = self.scheduler.deadline
+                assert deadline is not None, "work is left, and nobody will come"
+                self.now = deadline
+                self.scheduler.tick(self.now)
+        assert not self.data
+        assert not self.scheduler.busy
+        assert not +self.due_timeouts
+        assert sorted(self.merged + self.failed) == sorted(set(self.merged) | set(self.failed))
+        assert Counter(self.of_task[task] for task in self.merged + self.failed) == self.total
+        if self.generator:
+            self.scheduler.tick(self.now + 2)
+            self.work()
+            assert self.scheduler.complete
+
+
+TestPromises = World.TestCase
+TestPromises.settings = settings(max_examples=200, stateful_step_count=40)
