@@ -130,6 +130,7 @@ class Agent:
         self._config = config
         self._key = key
         self._staff = staff
+        self._server_address = config.server_address
         self._loop = Loop()
         self._crew = self._new_crew()
         self._call: net.Call | None = None
@@ -221,7 +222,7 @@ class Agent:
     def _dial(self) -> None:
         self._call = net.Call(
             self._loop,
-            *self._config.server_address,
+            *self._server_address,
             on_connected=self._connected,
             on_failed=self._not_connected,
         )

@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from parasnake import arguments, cli, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
@@ -23,6 +23,7 @@ from parasnake.server import Server, Status
 from parasnake.worker import NodeHooks
 
 _Shell: TypeAlias = Server | Agent | NodeHere
+_AnyShell = TypeVar("_AnyShell", bound=_Shell)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -194,9 +195,9 @@ class Parasnake:
         found = keys.find_key(config, create=False)
         chosen = node_id if node_id is not None else NodeId.from_random(os.urandom(16))
         node = NodeKey(chosen.bytes)
-        digest, hooks = self._hooks.digest, self._node_hooks()
-        shell = NodeHere(self._name, digest, config, found.key, hooks=hooks, node=node)
-        with self._as_running(shell):
+        facts = (self._name, self._hooks.digest, config, found.key)
+        hooks = self._node_hooks()
+        with _Running(self, lambda: NodeHere(*facts, hooks=hooks, node=node)) as shell:
             shell.run()
 
     def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
@@ -220,10 +221,10 @@ class Parasnake:
             )
         else:
             found, helper = keys.find_key(config, create=True), None
-        server = Server(
-            self._name, self._hooks, config, found.key, key_source=found.source, helper=helper
-        )
-        with self._as_running(server):
+        facts = (self._name, self._hooks, config, found.key)
+        with _Running(
+            self, lambda: Server(*facts, key_source=found.source, helper=helper)
+        ) as server:
             done = server.run()
         return self._finish() if done else None
 
@@ -238,8 +239,8 @@ class Parasnake:
 
     def _run_node(self, config: Config) -> None:
         found = keys.find_key(config, create=False)
-        agent = Agent(self._name, self._hooks.digest, config, found.key, self._staff(config))
-        with self._as_running(agent):
+        facts = (self._name, self._hooks.digest, config, found.key)
+        with _Running(self, lambda: Agent(*facts, self._staff(config))) as agent:
             agent.run()
 
     def _staff(self, config: Config) -> ForkedStaff:
@@ -250,9 +251,6 @@ class Parasnake:
         process = self._hooks.process
         assert process is not None
         return NodeHooks(process, self._hooks.node_init)
-
-    def _as_running(self, shell: _Shell) -> _Running:
-        return _Running(self, shell)
 
     def stop(self) -> None:
         """End ``run`` soon; from any thread, or from a hook.
@@ -320,22 +318,24 @@ class Parasnake:
         return self._run(mode == "server", local, config)
 
 
-class _Running:
-    """While a server or an agent runs, its app knows it, and will not run another."""
+class _Running(Generic[_AnyShell]):
+    """While a server or an agent runs, its app knows it, and will not make another."""
 
-    def __init__(self, app: Parasnake, shell: _Shell) -> None:
+    def __init__(self, app: Parasnake, make: Callable[[], _AnyShell]) -> None:
         self._app = app
-        self._shell = shell
+        self._make = make
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _AnyShell:
         with self._app._lock:
             if self._app._running is not None:
                 raise ConfigurationError(f"{self._app!r} is running already")
-            self._app._running = self._shell
+            shell = self._make()
+            self._app._running = shell
             self._app._has_run = True
             if self._app._stopped_before:
                 self._app._stopped_before = False
-                self._shell.stop()
+                shell.stop()
+            return shell
 
     def __exit__(self, *_: object) -> None:
         with self._app._lock:
