@@ -108,7 +108,7 @@ class AgentRefused(NamedTuple):
 
 
 class AgentLeft(NamedTuple):
-    """Step: tell that an agent is gone; ``lost``: it did not say goodbye."""
+    """Step: tell that an agent is gone; ``lost``: it was in and did not say goodbye."""
 
     peer: Peer
     lost: bool
@@ -220,10 +220,12 @@ class Farm:
         if isinstance(message, Hello):
             self._hello(peer, message)
             return
-        if not peer.welcomed:
+        if not peer.welcomed and not isinstance(message, Goodbye):
             raise MessageError(f"{type(message).__name__} before the welcome")
         if isinstance(message, Result):
             self._own(peer, message.node)
+            if not message.payload:
+                raise MessageError("a Result without a payload")
             self.scheduler.result(*message)
         else:
             self._other(peer, message)
@@ -330,9 +332,8 @@ class Farm:
         where = f"node lost: {reason}"
         for node in peer.nodes:
             tasks += self.scheduler.lose(node, loss, where, remote)
-        if peer.welcomed:
-            lost = loss is Loss.LOST and self._quit is None
-            self._steps.append(AgentLeft(peer, lost, reason, remote, tasks))
+        lost = loss is Loss.LOST and peer.welcomed and self._quit is None
+        self._steps.append(AgentLeft(peer, lost, reason, remote, tasks))
         self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
