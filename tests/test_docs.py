@@ -157,7 +157,9 @@ def test_class_programs_run_as_server_and_node(block: Block, tmp_path: Path) -> 
     with contextlib.ExitStack() as stack:
         node = stack.enter_context(Program(script, [], tmp_path, environ=environ))
         server = stack.enter_context(Program(script, ["--server"], tmp_path, environ=environ))
-        assert (server.wait(), node.wait()) == (0, 0), server.err + node.err
+        assert node.wait() == 0, node.err
+        assert node.err == ""
+        assert server.wait() == 0, server.err
         assert server.out == f"{sum(n * n for n in range(100))}\n"
 
 
