@@ -285,7 +285,10 @@ def test_a_null_handler_is_no_log() -> None:
         assert len(logger.handlers) == 2
 
 
-def test_log_lines_stand_above_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_stand_above_a_progress_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # a thread that stays forbids later forks
     with fresh_log() as logger, tqdm(total=3, file=sys.stderr, ncols=40):
         logs.set_up_logging(0)
         capsys.readouterr()
