@@ -244,7 +244,8 @@ def _user_traceback(error: ParasnakeError) -> str:
     """Return the traceback of the user's code that ``error`` tells about, or nothing."""
     cause = error.__cause__
     if isinstance(cause, RemoteError):
-        return f"{str(cause).rstrip()}\n"
+        text = str(cause).rstrip()
+        return "" if text in str(error) else f"{text}\n"
     if isinstance(error, HookError) and cause is not None:
         return tracebacks.of_user_code(cause)
     return ""

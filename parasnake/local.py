@@ -36,7 +36,7 @@ def _be_agent(  # noqa: PLR0917  # a partial fills them in
     if verbosity is not None:
         logs.set_up_logging(verbosity)
     if not log.isEnabledFor(logging.DEBUG):  # its server says the same
-        logging.getLogger(Agent.__module__).setLevel(logging.WARNING)
+        logging.getLogger(Agent.__module__).setLevel(logging.ERROR)
     try:
         Agent(app_name, digest, config, key, staff).run()
     except ParasnakeError as error:

@@ -6,11 +6,12 @@ import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parasnake.core import farm, scheduler
-from parasnake.core.ids import NodeId
+from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -156,7 +157,14 @@ class Progress:
 
 
 class Reporter:
-    """Counts and logs what the farm says about agents, nodes and tasks."""
+    """Counts and logs what the farm says about agents, nodes and tasks.
+
+    Parameters
+    ----------
+    name: of the app
+    max_attempts: how many failures of its own a task may have
+    host_of: says where a node is, for people, or "" if it is not there any more
+    """
 
     TELLS: ClassVar[tuple[type, ...]] = (
         farm.AgentJoined,
@@ -169,10 +177,13 @@ class Reporter:
     )
     """The steps that ``tell`` takes."""
 
-    def __init__(self, name: str, tally: Tally, max_attempts: int) -> None:
+    def __init__(
+        self, name: str, tally: Tally, max_attempts: int, host_of: Callable[[NodeKey], str]
+    ) -> None:
         self._name = name
         self._tally = tally
         self._max_attempts = max_attempts
+        self._host_of = host_of
 
     def tell(self, step: farm.Step) -> None:
         """Take note of one of ``TELLS``."""
@@ -222,6 +233,8 @@ class Reporter:
         task = step.task
         self._tally.retries += 1
         charged = f"{task.failures} of {self._max_attempts} attempts failed"
+        if host := self._host_of(step.node):
+            charged += f", the last on {host}"
         remote = f"\n{step.remote}" if step.remote else ""
         log.warning(
             "%s: task %d will be tried again (%s): %s%s",

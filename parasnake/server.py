@@ -119,7 +119,7 @@ class Server:
         self._paused = False
         self._generator: Iterator[Any] | None = None
         self._tally = Tally(self._loop.now())
-        self._reporter = Reporter(app_name, self._tally, config.max_attempts)
+        self._reporter = Reporter(app_name, self._tally, config.max_attempts, self._host_of)
         self._changed = True
         self._job_done_at = 0.0
         self._done = False

@@ -28,7 +28,7 @@ from parasnake.report import (
     line_wanted,
 )
 
-NODE = NodeKey(bytes(range(16)))
+NODE, GONE = NodeKey(bytes(range(16))), NodeKey(bytes(16))
 
 
 class Terminal(io.StringIO):
@@ -221,7 +221,8 @@ def test_a_line_is_for_terminals(
 
 @pytest.fixture
 def reporter() -> Reporter:
-    return Reporter("squares", Tally(0.0), 3)
+    hosts = {NODE: "n1 (pid 77, 10.0.0.7:5000)", GONE: ""}
+    return Reporter("squares", Tally(0.0), 3, hosts.__getitem__)
 
 
 def peer() -> farm.Peer:
@@ -278,7 +279,7 @@ def test_nothing_at_info_for_every_node(reporter: Reporter, log: pytest.LogCaptu
 def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
     reporter.tell(farm.NodeDied(peer(), NODE, "killed by SIGSEGV"))
     reporter.tell(scheduler.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
-    reporter.tell(scheduler.Retry(open_task(), NODE, "node lost", ""))
+    reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
     reporter.tell(scheduler.Reclaimed(1))
     died, with_traceback, lost, reclaimed = lines(log)
     assert died == (
@@ -287,8 +288,8 @@ def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -
     )
     assert with_traceback == (
         "WARNING",
-        "squares: task 5 will be tried again (1 of 3 attempts failed): ValueError: x\n"
-        "Traceback ...",
+        "squares: task 5 will be tried again (1 of 3 attempts failed, the last on "
+        "n1 (pid 77, 10.0.0.7:5000)): ValueError: x\nTraceback ...",
     )
     assert lost[1].endswith("(1 of 3 attempts failed): node lost")
     assert reclaimed[1].startswith("squares: 1 task of lost nodes: ")

@@ -320,7 +320,7 @@ class Farm:
             return  # it had not been ready
         peer.nodes.remove(node)
         self._steps.append(NodeDied(peer, node, reason))
-        self.scheduler.lose(node, Loss.DIED, reason)
+        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}")
 
     def _own(self, peer: Peer, node: NodeKey) -> None:
         known = self.scheduler.nodes.get(node)
@@ -329,7 +329,7 @@ class Farm:
 
     def _remove(self, peer: Peer, loss: Loss, reason: str, remote: str = "") -> None:
         tasks = 0
-        where = f"node lost: {reason}"
+        where = f"{peer.name} was lost: {reason}"
         for node in peer.nodes:
             tasks += self.scheduler.lose(node, loss, where, remote)
         lost = loss is Loss.LOST and peer.welcomed and self._quit is None
