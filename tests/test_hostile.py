@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import platform
 import random
 import socket
 import struct
@@ -221,7 +222,7 @@ class Peer:
         read_all(self.socket)
 
 
-HELLO = Hello(PROTOCOL_VERSION, 1, "0.2.0", "3.12.1", "steady", "", "hostile")
+HELLO = Hello(PROTOCOL_VERSION, 1, "0.2.0", platform.python_version(), "steady", "", "hostile")
 
 
 def result_of(task: Message) -> Result:
