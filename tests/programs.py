@@ -100,6 +100,14 @@ class Program:
         """Kill this one process, as ``kill -9`` would."""
         self._process.send_signal(signal.SIGKILL)
 
+    def send(self, number: int) -> None:
+        """Send this one process a signal."""
+        self._process.send_signal(number)
+
+    def interrupt(self) -> None:
+        """Do as a terminal does after Ctrl-C: a SIGINT to the whole foreground process group."""
+        os.killpg(self.pid, signal.SIGINT)
+
     def wait(self, timeout: float = 60) -> int:
         """Wait for its end and return its exit status."""
         return self._process.wait(timeout)
