@@ -215,16 +215,16 @@ class Crew:
             self._steps.append(ToServer(message))
             return
         match message:
-            case Ready():
+            case Ready() if not worker.ready:
                 worker.ready = True
                 self._failed_starts = 0
                 self._steps.append(ToServer(message))
-            case NodeBroken(_, reason, remote):
+            case NodeBroken(_, reason, remote) if not worker.ready:
                 del self._workers[node]
                 self._steps.append(EndWorker(node))
                 self.not_started(worker.slot, reason, remote)
             case _:
-                raise MessageError(f"a worker may not send {type(message).__name__}")
+                raise MessageError(f"a worker may not send {type(message).__name__} now")
 
     def worker_gone(self, node: NodeKey, reason: str) -> None:
         """A worker process has ended by itself; all that it said before has been passed on."""
@@ -250,4 +250,6 @@ class Crew:
 
     def _leave(self, reason: str, error: ParasnakeError | None) -> None:
         self._leaving = True
+        # A worker that would start only to be ended costs time.
+        self._steps = deque(step for step in self._steps if not isinstance(step, StartWorker))
         self._steps.append(Leave(reason, error))

@@ -62,7 +62,8 @@ class Peer:
     id: PeerId
     address: str
     hello: Hello | None = None
-    nodes: set[NodeKey] = field(default_factory=set)
+    nodes: dict[NodeKey, None] = field(default_factory=dict)
+    """In the order in which they became ready."""
     welcomed: bool = False
 
     @property
@@ -200,9 +201,8 @@ class Farm:
 
     def tick(self, now: float) -> bool:
         """Time has passed: the silent are lost. True if it is time to ask for new data again."""
-        limit = now - self.job.heartbeat_timeout
         for peer_id, heard in list(self._heard.items()):
-            if heard > limit:
+            if now < heard + self.job.heartbeat_timeout:  # the very sum that is the deadline
                 break
             self._steps.append(Drop(peer_id))
             silence = f"nothing heard for {now - heard:.0f} s (heartbeat_timeout)"
@@ -303,6 +303,7 @@ class Farm:
         return differences(self.job.python, self.job.digest, hello.python, hello.digest)
 
     def _ask_init(self, peer: Peer, node: NodeKey) -> None:
+        self._own(peer, node)
         if not self.job.init_per_node:
             raise MessageError("AskInit, but the init data came with the welcome")
         self._steps.append(CallInit(peer.id, node))
@@ -310,7 +311,7 @@ class Farm:
     def _ready(self, peer: Peer, node: NodeKey) -> None:
         if node in self.scheduler.nodes:
             raise MessageError("Ready for a node that is there already")
-        peer.nodes.add(node)
+        peer.nodes[node] = None
         self.scheduler.join(node, peer.id)
         self._steps.append(NodeJoined(peer, node))
 
@@ -318,7 +319,7 @@ class Farm:
         self._own(peer, node)
         if node not in peer.nodes:
             return  # it had not been ready
-        peer.nodes.remove(node)
+        del peer.nodes[node]
         self._steps.append(NodeDied(peer, node, reason))
         self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}")
 
@@ -365,6 +366,8 @@ class Farm:
         """The job is over: send everybody home; returns how many open tasks are dropped."""
         dropped = self.scheduler.stop()
         self._quit = Quit(kind, reason)
+        # No hook is called any more, also not for those who have just come.
+        self._steps = deque(step for step in self._steps if not isinstance(step, CallInit))
         self._steps += [Send(peer_id, self._quit) for peer_id in self._peers]
         return dropped
 

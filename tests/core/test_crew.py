@@ -1,0 +1,371 @@
+"""The agent's decisions between its server and its workers, as whole lists of steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from parasnake.core.crew import (
+    MAX_FAILED_STARTS,
+    Crew,
+    EndWorker,
+    Joined,
+    Leave,
+    StartWorker,
+    Step,
+    ToServer,
+    ToWorker,
+    WorkerDied,
+)
+from parasnake.core.ids import Attempt, JobId, NodeKey, TaskId
+from parasnake.core.messages import (
+    PROTOCOL_VERSION,
+    AskInit,
+    Cancel,
+    Failure,
+    Goodbye,
+    Hello,
+    Init,
+    Message,
+    NodeBroken,
+    NodeGone,
+    Quit,
+    QuitKind,
+    Ready,
+    RefusalKind,
+    Refused,
+    Result,
+    Task,
+    Welcome,
+)
+from parasnake.errors import (
+    ConnectionLostError,
+    Interrupted,
+    MessageError,
+    NodeFailed,
+    RefusedError,
+)
+
+HELLO = Hello(PROTOCOL_VERSION, 4711, "0.2.0", "3.11.7", "squares", "d1gest", "host")
+WELCOME = Welcome(JobId(bytes(16)), 10.0, False, "3.11.7", "d1gest", (b"init",))
+A, B, C = (NodeKey(letter * 16) for letter in (b"a", b"b", b"c"))
+TASK = Task(A, TaskId(3), Attempt(1), (b"data",))
+RESULT = Result(A, TaskId(3), Attempt(1), 2.0, (b"result",))
+FAILURE = Failure(A, TaskId(3), Attempt(1), 2.0, 0, "ValueError: no", "Traceback", "")
+
+
+def steps(crew: Crew) -> list[Step]:
+    taken = []
+    while (step := crew.next_step()) is not None:
+        taken.append(step)
+    return taken
+
+
+def welcomed(workers: int = 1, *, replace: bool = True, welcome: Welcome = WELCOME) -> Crew:
+    crew = Crew(HELLO, workers, replace=replace)
+    crew.message(welcome)
+    steps(crew)
+    return crew
+
+
+def at_work(*, replace: bool = True) -> Crew:
+    """Return a crew whose one worker, node ``A``, is ready."""
+    crew = welcomed(replace=replace)
+    crew.started(0, A)
+    crew.worker_message(A, Ready(A))
+    steps(crew)
+    return crew
+
+
+# ---- joining
+
+
+def test_an_agent_says_hello_first() -> None:
+    crew = Crew(HELLO, 2)
+    assert steps(crew) == [ToServer(HELLO)]
+    assert crew.welcome is None
+
+
+def test_its_workers_start_when_the_server_has_taken_it() -> None:
+    crew = Crew(HELLO, 2)
+    steps(crew)
+    crew.message(WELCOME)
+    assert crew.welcome == WELCOME
+    assert steps(crew) == [Joined([]), StartWorker(0), StartWorker(1)]
+
+
+def test_it_tells_how_it_differs_from_its_server() -> None:
+    crew = Crew(HELLO, 0)
+    steps(crew)
+    crew.message(WELCOME._replace(server_python="3.13.0"))
+    assert steps(crew) == [
+        Joined(["the server runs Python 3.13.0, the node Python 3.11.7"]),
+    ]
+
+
+def test_a_worker_gets_the_init_data_of_the_welcome() -> None:
+    crew = welcomed()
+    crew.started(0, A)
+    assert steps(crew) == [ToWorker(A, Init(A, (b"init",)))]
+    crew.worker_message(A, Ready(A))
+    assert steps(crew) == [ToServer(Ready(A))]
+
+
+def test_or_init_data_of_its_own() -> None:
+    crew = welcomed(welcome=WELCOME._replace(init_per_node=True, payload=()))
+    crew.started(0, A)
+    assert steps(crew) == [ToServer(AskInit(A))]
+    crew.message(Init(A, (b"for a",)))
+    assert steps(crew) == [ToWorker(A, Init(A, (b"for a",)))]
+
+
+def test_init_data_of_a_worker_that_has_died_goes_nowhere() -> None:
+    crew = welcomed()
+    crew.message(Init(A, ()))
+    assert steps(crew) == []
+
+
+def test_a_refused_agent_leaves() -> None:
+    crew = Crew(HELLO, 2)
+    steps(crew)
+    crew.message(Refused(RefusalKind.APP, "another app"))
+    (leave,) = steps(crew)
+    assert isinstance(leave, Leave)
+    assert leave.reason == "another app"
+    assert isinstance(leave.error, RefusedError)
+    assert str(leave.error) == "the server refuses this node: another app"
+
+
+# ---- tasks
+
+
+def test_tasks_go_to_their_workers_and_results_to_the_server() -> None:
+    crew = at_work()
+    crew.message(TASK)
+    assert steps(crew) == [ToWorker(A, TASK)]
+    assert crew.workers[A].open == {(3, 1)}
+    crew.worker_message(A, RESULT)
+    assert steps(crew) == [ToServer(RESULT)]
+    assert not crew.workers[A].open
+
+
+def test_failures_go_to_the_server_too() -> None:
+    crew = at_work()
+    crew.message(TASK)
+    steps(crew)
+    crew.worker_message(A, FAILURE)
+    assert steps(crew) == [ToServer(FAILURE)]
+    assert not crew.workers[A].open
+
+
+def test_a_task_of_a_worker_that_has_died_is_dropped() -> None:
+    """The server has been told of the death, and sends it elsewhere."""
+    crew = at_work()
+    crew.message(TASK._replace(node=B))
+    assert steps(crew) == []
+
+
+def test_a_cancelled_task_is_computed_all_the_same() -> None:
+    crew = at_work()
+    crew.message(Cancel(A, TaskId(3), Attempt(1)))
+    assert steps(crew) == []
+
+
+# ---- what may not be said
+
+
+def test_a_second_welcome() -> None:
+    crew = welcomed()
+    with pytest.raises(MessageError, match="second Welcome"):
+        crew.message(WELCOME)
+
+
+def test_what_no_server_says() -> None:
+    with pytest.raises(MessageError, match="a server may not send Ready"):
+        welcomed().message(Ready(A))
+
+
+@pytest.mark.parametrize(
+    "message", [Ready(A), NodeBroken(A, "", ""), AskInit(A)], ids=lambda m: type(m).__name__
+)
+def test_what_no_worker_says_when_it_is_ready(message: Message) -> None:
+    crew = at_work()
+    with pytest.raises(MessageError, match="may not send"):
+        crew.worker_message(A, message)
+
+
+# ---- workers that end
+
+
+def test_a_worker_that_died_is_replaced_and_the_server_knows() -> None:
+    crew = at_work()
+    crew.message(TASK)
+    steps(crew)
+    crew.worker_gone(A, "signal 11")
+    assert steps(crew) == [
+        WorkerDied(A, "signal 11", busy=True),
+        ToServer(NodeGone(A, "signal 11")),
+        StartWorker(0),
+    ]
+    assert not crew.workers
+
+
+def test_a_worker_may_also_die_of_boredom() -> None:
+    crew = at_work()
+    crew.worker_gone(A, "exit status 0")
+    assert steps(crew)[0] == WorkerDied(A, "exit status 0", busy=False)
+
+
+def test_its_replacement_takes_its_slot() -> None:
+    crew = welcomed(workers=2)
+    crew.started(0, A)
+    crew.started(1, B)
+    for node in (A, B):
+        crew.worker_message(node, Ready(node))
+    steps(crew)
+    crew.worker_gone(B, "signal 9")
+    assert steps(crew)[-1] == StartWorker(1)
+    crew.started(1, C)
+    assert {node: worker.slot for node, worker in crew.workers.items()} == {A: 0, C: 1}
+
+
+def test_what_a_dead_worker_says_is_not_passed_on() -> None:
+    crew = at_work()
+    crew.worker_gone(A, "signal 9")
+    steps(crew)
+    crew.worker_message(A, RESULT)
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
+
+
+def test_a_worker_that_died_before_it_was_ready_is_started_again() -> None:
+    crew = welcomed()
+    crew.started(0, A)
+    steps(crew)
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == [WorkerDied(A, "signal 9", busy=False), StartWorker(0)]
+
+
+def test_a_worker_that_cannot_begin_is_ended_and_started_again() -> None:
+    crew = welcomed()
+    crew.started(0, A)
+    steps(crew)
+    crew.worker_message(A, NodeBroken(A, "node_init raised", "Traceback"))
+    assert steps(crew) == [EndWorker(A), StartWorker(0)]
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
+
+
+def test_after_three_failed_starts_the_agent_gives_up() -> None:
+    crew = welcomed()
+    for _ in range(MAX_FAILED_STARTS - 1):
+        crew.not_started(0, "no memory")
+        assert steps(crew) == [StartWorker(0)]
+    crew.started(0, A)
+    steps(crew)
+    crew.worker_message(A, NodeBroken(A, "node_init raised", "Traceback"))
+    text = "workers cannot start here: node_init raised"
+    ended, goodbye, leave = steps(crew)
+    assert ended == EndWorker(A)
+    assert goodbye == ToServer(Goodbye(text, "Traceback"))
+    assert isinstance(leave, Leave)
+    assert leave.reason == text
+    assert isinstance(leave.error, NodeFailed)
+    assert (str(leave.error), leave.error.remote) == (text, "Traceback")
+    crew.not_started(0, "no memory")
+    assert steps(crew) == []
+
+
+def test_a_worker_that_becomes_ready_pays_for_failed_starts() -> None:
+    crew = welcomed()
+    for _ in range(2 * MAX_FAILED_STARTS):
+        crew.not_started(0, "no memory")
+        crew.started(0, A)
+        crew.worker_message(A, Ready(A))
+        crew.worker_gone(A, "signal 9")
+    assert steps(crew)[-1] == StartWorker(0)
+
+
+# ---- a node that is not replaced
+
+
+def test_an_agent_whose_only_worker_is_not_replaced_ends_with_it_without_a_word() -> None:
+    """So plays a class node that is cancelled: its server sees a connection that closes."""
+    crew = at_work(replace=False)
+    crew.worker_gone(A, "cancelled")
+    assert steps(crew) == [
+        WorkerDied(A, "cancelled", busy=False),
+        Leave("the worker is gone: cancelled", None),
+    ]
+
+
+def test_nor_is_it_started_again() -> None:
+    crew = welcomed(replace=False)
+    crew.not_started(0, "ps_init raised", "Traceback")
+    goodbye, leave = steps(crew)
+    text = "workers cannot start here: ps_init raised"
+    assert goodbye == ToServer(Goodbye(text, "Traceback"))
+    assert isinstance(leave, Leave)
+    assert isinstance(leave.error, NodeFailed)
+
+
+# ---- the end
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (Quit(QuitKind.DONE, "whatever"), "the job is done"),
+        (Quit(QuitKind.STOPPED, "the server was stopped"), "the server was stopped"),
+        (Quit(QuitKind.FAILED, "a hook raised"), "a hook raised"),
+        (Quit(77, "of a later version"), "of a later version"),
+    ],
+)
+def test_an_agent_leaves_when_its_server_says_so(message: Quit, reason: str) -> None:
+    crew = at_work()
+    crew.message(message)
+    assert steps(crew) == [Leave(reason, None)]
+
+
+def test_a_quit_may_come_before_the_welcome() -> None:
+    crew = Crew(HELLO, 2)
+    crew.message(Quit(QuitKind.DONE, ""))
+    assert steps(crew) == [ToServer(HELLO), Leave("the job is done", None)]
+
+
+def test_no_worker_is_started_only_to_be_ended() -> None:
+    crew = Crew(HELLO, 2)
+    steps(crew)
+    crew.message(WELCOME)
+    crew.message(Quit(QuitKind.DONE, ""))
+    assert steps(crew) == [Joined([]), Leave("the job is done", None)]
+
+
+def test_a_lost_connection_ends_the_agent() -> None:
+    crew = at_work()
+    crew.lost_server("reset by peer")
+    (leave,) = steps(crew)
+    assert isinstance(leave, Leave)
+    assert leave.reason == "the connection to the server was lost: reset by peer"
+    assert isinstance(leave.error, ConnectionLostError)
+
+
+def test_an_agent_that_is_asked_to_go_says_goodbye() -> None:
+    crew = at_work()
+    error = Interrupted(15)
+    crew.leave("stopped by signal 15", error)
+    assert steps(crew) == [
+        ToServer(Goodbye("stopped by signal 15", "")),
+        Leave("stopped by signal 15", error),
+    ]
+
+
+def test_an_agent_leaves_only_once() -> None:
+    crew = at_work()
+    crew.leave("stopped by signal 2", None)
+    steps(crew)
+    crew.leave("stopped by signal 2", None)
+    crew.lost_server("closed")
+    crew.message(Quit(QuitKind.DONE, ""))
+    crew.worker_message(A, RESULT)
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
