@@ -231,6 +231,7 @@ class HookTable:
         self.total: int | None = None
         self._hooks: dict[str, Hook] = {}
         self._frozen = False
+        vars(self).update(dict.fromkeys(HOOKS))
 
     def register(self, name: str, function: Callable[..., Any], **options: Any) -> None:
         """Take a function of the user's as the hook ``name``.
@@ -246,7 +247,7 @@ class HookTable:
         total = _checked_total(hook, options.get("total"))
         if total is not None:
             self.total = total
-        self._hooks[name] = hook
+        self._hooks[name] = vars(self)[name] = hook
 
     def freeze(self) -> None:
         """Take no more hooks: a run begins."""
@@ -257,9 +258,8 @@ class HookTable:
         return self._hooks.get(name)
 
     def __getattr__(self, name: str) -> Hook | None:
-        if name not in HOOKS:
-            raise AttributeError(f"there is no hook {name!r}", name=name, obj=self)
-        return self._hooks.get(name)
+        # Hooks are plain attributes, which are found faster: what comes here is a mistake.
+        raise AttributeError(f"there is no hook {name!r}", name=name, obj=self)
 
     def check(self, role: Role) -> None:
         """See that every hook is there that a role needs.

@@ -74,27 +74,23 @@ class Node:
     """In the order of sending; the first is being computed."""
     mean_seconds: float | None = None
     mean_bytes: float = 0.0
+    depth: int = 1
+    """How many open tasks it should have: one until it is known how long they take."""
     owes: TaskId | None = None
     """Strict alternation: the task handed out under its name that is not merged yet."""
     dry: bool = False
     """``new_data`` had nothing for it, and nothing has changed since."""
 
     def learn(self, seconds: float, size: int) -> None:
-        """Take the measure of one finished task into the running means."""
+        """Take the measure of one finished task into the running means, and into the depth."""
         if self.mean_seconds is None:
             self.mean_seconds, self.mean_bytes = seconds, size
-            return
-        self.mean_seconds += SMOOTHING * (seconds - self.mean_seconds)
-        self.mean_bytes += SMOOTHING * (size - self.mean_bytes)
-
-    @property
-    def depth(self) -> int:
-        """How many open tasks it should have: one until it is known how long they take."""
-        if self.mean_seconds is None:
-            return 1
+        else:
+            self.mean_seconds += SMOOTHING * (seconds - self.mean_seconds)
+            self.mean_bytes += SMOOTHING * (size - self.mean_bytes)
         by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
         by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
-        return 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
+        self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
 
 
 class Assign(NamedTuple):
@@ -395,8 +391,10 @@ class Scheduler:
             return False
         size = sum(map(len, payload))
         node = self._nodes[key]
+        depth = node.depth
         node.learn(seconds, task.size + size)
-        self._refresh(node)
+        if node.depth != depth:
+            self._refresh(node)
         del self._tasks[task_id]
         task.payload, task.size = (), size
         self._unsettled += 1

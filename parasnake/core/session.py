@@ -273,7 +273,8 @@ class Session:
         """Queue a message. Its payload is not copied: it must not change until it is sent."""
         pieces = deque(memoryview(piece).cast("B") for piece in encode(message) if len(piece))
         self._messages.append(pieces)
-        self._queued_bytes += sum(map(len, pieces))
+        for piece in pieces:
+            self._queued_bytes += piece.nbytes
 
     def drop_unsent(self) -> None:
         """Forget all queued messages but the one that has been sent in part, if there is one."""
