@@ -8,7 +8,7 @@ import contextvars
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from parasnake.app import Parasnake
 from parasnake.errors import HookError, Interrupted, NodeFailed, ParasnakeError, TaskFailed
@@ -17,6 +17,31 @@ APP_NAME = "parasnake-classes"
 """All class programs have this app name, as 0.1 had none."""
 
 Work = Callable[[], object]
+
+_nodes: dict[Parasnake, tuple[int, bytes]] = {}
+"""The nodes that run in this process now, with port and key of their servers."""
+
+
+@contextlib.contextmanager
+def at_work(node: Parasnake, *, port: int, key: bytes) -> Iterator[None]:
+    """While this node runs, ``send_home`` finds it."""
+    _nodes[node] = (port, key)
+    try:
+        yield
+    finally:
+        del _nodes[node]
+
+
+def send_home(*, port: int, key: bytes) -> None:
+    """End the nodes in this process whose server has just ended here.
+
+    Most have heard that from the server itself. But a short job may end before a node has found
+    the server, and that node would wait for the next one: its program, which has them all in one
+    event loop, would never end.
+    """
+    for node, server in list(_nodes.items()):
+        if server == (port, key):
+            node.stop()
 
 
 def new_app() -> Parasnake:

@@ -257,6 +257,12 @@ def _described(error: ParasnakeError | None) -> dict[str, Any]:
     return {"error": type(error).__name__, "text": str(error)[:MAX_TEXT], "facts": facts}
 
 
+_FACTS = (
+    *("name", "levelno", "levelname", "created", "msecs", "process", "processName"),
+    *("pathname", "filename", "module", "lineno", "funcName"),
+)
+
+
 class _ReportingHandler(logging.Handler):
     """Sends log records to the caller, whose logging decides what becomes of them."""
 
@@ -265,8 +271,7 @@ class _ReportingHandler(logging.Handler):
         self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = ("name", "levelno", "levelname", "created", "msecs", "pathname", "lineno")
-        report = {name: getattr(record, name) for name in facts}
+        report = {name: getattr(record, name) for name in _FACTS}
         report["msg"] = record.getMessage()[:MAX_TEXT]
         _report(self._reports, report)
 

@@ -6,7 +6,7 @@ import logging
 import uuid
 from typing import Any
 
-from parasnake.adapters import carry_out, in_background, new_app
+from parasnake.adapters import at_work, carry_out, in_background, new_app
 from parasnake.app import Parasnake
 from parasnake.errors import NodeFailed, ParasnakeError
 from parasnake.ps_config import PSConfiguration, key_bytes
@@ -109,14 +109,15 @@ class PSNode:
             raise self._ps_raised
 
     def _ps_run_app(self, app: Parasnake) -> None:
-        settings: dict[str, Any] = {
-            "ip": self.server_address,
-            "port": self.server_port,
-            "secret_key": key_bytes(self.secret_key),
-        }
-        if self._ps_workers is not None:
-            app.run(workers=self._ps_workers, **settings)
-            return
+        port, key = self.server_port, key_bytes(self.secret_key)
+        with at_work(app, port=port, key=key):
+            if self._ps_workers is None:
+                self._ps_run_here(app, ip=self.server_address, port=port, secret_key=key)
+                return
+            workers = self._ps_workers
+            app.run(ip=self.server_address, port=port, secret_key=key, workers=workers)
+
+    def _ps_run_here(self, app: Parasnake, **settings: Any) -> None:
         try:
             app.run_here(self.node_id.id, **settings)
         except NodeFailed:

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from parasnake.adapters import carry_out, in_background, new_app
+from parasnake.adapters import carry_out, in_background, new_app, send_home
 from parasnake.app import Parasnake
 from parasnake.core.ids import NodeId
 from parasnake.errors import ParasnakeError
@@ -37,6 +37,7 @@ class PSServer:
 
     def __init__(self, configuration: PSConfiguration) -> None:
         self._ps_app: Parasnake | None = None
+        self._ps_bound = 0
         self.server_port = configuration.server_port
         self.secret_key = configuration.secret_key
         self.heartbeat_timeout = configuration.heartbeat_timeout
@@ -137,6 +138,8 @@ class PSServer:
         self.ps_node_timeout(PSNodeId.of(node_id))
 
     def _ps_ask_whether_done(self) -> bool:
+        if not self._ps_bound:
+            self._ps_bound = self.server_port
         self.quit = bool(self.ps_is_job_done())
         return self.quit
 
@@ -146,6 +149,7 @@ class PSServer:
 
     def _ps_serve(self, app: Parasnake) -> None:
         self._ps_app = app
+        self._ps_bound = 0
         self.quit, self.ps_error = False, None
         try:
             self.ps_error = carry_out(
@@ -156,10 +160,14 @@ class PSServer:
             self._ps_app = None
 
     def _ps_run_app(self, app: Parasnake) -> None:
-        app.run(
-            server=True,
-            port=self._ps_port,
-            secret_key=key_bytes(self.secret_key),
-            heartbeat_timeout=self.heartbeat_timeout,
-            progress=False,  # nothing is printed that nobody asked for
-        )
+        key = key_bytes(self.secret_key)
+        try:
+            app.run(
+                server=True,
+                port=self._ps_port,
+                secret_key=key,
+                heartbeat_timeout=self.heartbeat_timeout,
+                progress=False,  # nothing is printed that nobody asked for
+            )
+        finally:
+            send_home(port=self._ps_bound, key=key)

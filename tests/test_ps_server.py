@@ -75,6 +75,22 @@ def test_ps_run_saves_when_all_nodes_have_gone() -> None:
     assert server.server_port == 0, "as it was set"
 
 
+def test_nodes_that_come_too_late_do_not_keep_the_program_waiting() -> None:
+    """The job is done before most of the nodes have found the server."""
+    server = SquareServer(configuration(), [1])
+
+    async def main() -> list[SquareNode]:
+        task, port = await listening(server)
+        nodes = [SquareNode(configuration(port)) for _ in range(6)]
+        await asyncio.wait_for(asyncio.gather(task, *(node.ps_start_tasks() for node in nodes)), 60)
+        return nodes
+
+    nodes = asyncio.run(main())
+    assert server.squares == {1: 1}
+    assert [node.ps_error for node in nodes] == [None] * 6
+    assert server.timed_out == []
+
+
 def test_the_port_can_be_bound_again_at_once() -> None:
     port = free_port()
     for _ in range(2):
