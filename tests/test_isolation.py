@@ -400,6 +400,7 @@ class TestOutput:
                 sys.stdout.write("from the parent\\n")
                 entry = partial(entries.print_and_stay, "from the child")
                 child = processes.start(entry, method={start_method!r})
+                sys.stdout.flush()
                 sys.stdin.readline()
                 child.close()
             """,
@@ -409,7 +410,7 @@ class TestOutput:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": ""},
             text=True,
         ) as parent:
             assert parent.stdin is not None
