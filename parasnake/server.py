@@ -18,7 +18,7 @@ from parasnake.core import farm as steps
 from parasnake.core import scheduler as tasks
 from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
-from parasnake.core.messages import Failure, Message, Quit, QuitKind
+from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
 from parasnake.core.scheduler import Policy
 from parasnake.errors import (
     HookError,
@@ -394,7 +394,7 @@ class Server:
         node_id = NodeId(bytes=step.node) if step.node is not None else None
         value = self._call(hook, node_id=node_id) if hook else None
         try:
-            parts = tuple(payload.dumps(value).parts)
+            parts = _parts_of(value)
         except PayloadError as error:
             raise PayloadError(f"what @app.init_data returned cannot be sent: {error}") from error
         self._farm.init_given(step.peer, step.node, parts)
@@ -408,7 +408,7 @@ class Server:
             self._scheduler.exhaust()
             return
         try:
-            parts = tuple(payload.dumps(data).parts)
+            parts = _parts_of(data)
         except PayloadError as error:
             self._scheduler.refuse(data, str(error), of_user_code(error))
             return
@@ -489,6 +489,11 @@ class Server:
 
 
 _EXHAUSTED = object()
+
+
+def _parts_of(obj: object) -> Parts:
+    """Serialise what a hook gave; it is sent later, and the user may have changed it by then."""
+    return tuple(payload.dumps(obj).detached().parts)
 
 
 def _with_own_version(failure: Failure) -> Failure:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from parasnake import (
@@ -85,6 +86,22 @@ class TestNewData:
         app.result(merged.append)
         app.finish(lambda: sorted(merged))
         assert run(app, 2) == [n * n for n in range(100)]
+
+    def test_what_it_gave_may_be_changed_afterwards(self, app: Parasnake) -> None:
+        """Data is sent ahead of need, and again after a loss: long after it was given."""
+
+        @app.new_data
+        def data() -> Iterator[Any]:
+            array = np.zeros(1 << 16)
+            for n in range(100):
+                array[:] = n
+                yield array
+
+        app.process(lambda data: (float(data[0]), float(data[-1])))
+        merged: list[tuple[float, float]] = []
+        app.result(merged.append)
+        run(app, 2)
+        assert sorted(merged) == [(n, n) for n in range(100)]
 
     def test_an_empty_generator_is_a_job_that_is_done(self, app: Parasnake) -> None:
         numbers(app, 0)
