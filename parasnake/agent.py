@@ -199,11 +199,11 @@ class Agent:
         self._go(str(error), error)
 
     def _go(self, reason: str, error: ParasnakeError | None) -> None:
-        if self._connection is None:
+        if self._crew.welcome is not None:
+            self._crew.leave(reason, error)
+        else:  # there is nothing to hand back, and each new connection would have a new crew
             self._error, self._over = error, True
             log.info("%s: %s", self._name, reason)
-        else:
-            self._crew.leave(reason, error)
 
     def _new_crew(self) -> Crew:
         hello = Hello(
@@ -275,6 +275,8 @@ class Agent:
         self._answered()
         if self._crew.welcome is not None:
             self._crew.lost_server(reason)
+        elif self._over:
+            pass
         elif isinstance(error, RefusedError):
             where = f"{self._address}: {error}"
             self._error = type(error)(f"{where}; {_what_to_do(error)}")
