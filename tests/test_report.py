@@ -18,7 +18,7 @@ from parasnake.report import (
     FIRST_LOG_S,
     LAST_LOG_S,
     LINE_SECONDS,
-    MAX_REMEMBERED,
+    MAX_SOURCES,
     ONCE_A,
     OnceAMinute,
     Progress,
@@ -308,9 +308,9 @@ def test_one_line_a_minute_for_each_source() -> None:
     assert not may_log("10.0.0.7", ONCE_A + 1)
 
 
-def test_the_memory_of_sources_is_bounded() -> None:
+def test_lines_are_bounded_however_many_sources_there_are() -> None:
     may_log = OnceAMinute()
-    for number in range(3 * MAX_REMEMBERED):
-        assert may_log(str(number), 0.0)
-    assert len(may_log._last) == MAX_REMEMBERED
-    assert not may_log(str(3 * MAX_REMEMBERED - 1), 1.0), "the newest are remembered"
+    lines = [second for second in range(300) for n in range(10) if may_log(f"{second} {n}", second)]
+    assert len(lines) <= MAX_SOURCES * (300 / ONCE_A)
+    assert {second // ONCE_A for second in lines} == {0, 1, 2, 3, 4}, "each minute has some"
+    assert len(may_log._last) <= MAX_SOURCES
