@@ -430,7 +430,7 @@ class TestLostNodes:
         self, app: Parasnake, tmp_path: Path
     ) -> None:
         lost: list[NodeId] = []
-        owners: list[NodeId] = []
+        owners: list[tuple[int, NodeId]] = []
         numbers(app, 20)
 
         @app.process
@@ -759,7 +759,7 @@ class OnlyAtHome:
 
     home = 0
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _only_at_home, ()
 
 
