@@ -338,6 +338,31 @@ class TestResult:
         assert computed_by != owner
 
 
+class TestSlowHooks:
+    def test_who_is_not_listened_to_is_not_lost(
+        self,
+        app: Parasnake,
+        monkeypatch: pytest.MonkeyPatch,
+        log: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("parasnake.server.MAX_UNMERGED_BYTES", 1)
+        numbers(app, 200)
+        echo(app)
+        merged: list[int] = []
+        both_wait: list[bool] = []
+
+        @app.result
+        def merge(n: int) -> None:
+            merged.append(n)
+            if len(merged) > 50 and len(both_wait) < 2:
+                both_wait.append(True)
+                threading.Event().wait(1.5)
+
+        run(app, 2, heartbeat_timeout=1)
+        assert sorted(merged) == list(range(200))
+        assert "WARNING" not in log.text
+
+
 class TestJobDone:
     def test_it_ends_the_job_at_once(self, app: Parasnake, log: pytest.LogCaptureFixture) -> None:
         merged: list[int] = []
@@ -405,6 +430,18 @@ class TestJobDone:
         app.job_done(lambda: True)
         app.finish(lambda: "done")
         assert run(app) == "done"
+
+    def test_what_it_returns_may_be_neither_true_nor_false(self, app: Parasnake) -> None:
+        class Both:
+            def __bool__(self) -> bool:
+                raise ValueError("the truth value is ambiguous")
+
+        numbers(app, 5)
+        echo(app)
+        app.job_done(Both)
+        with pytest.raises(HookError, match=r"@app\.job_done") as caught:
+            run(app)
+        assert isinstance(caught.value.__cause__, ValueError)
 
     def test_a_slow_one_is_asked_seldom(self, app: Parasnake) -> None:
         asked = 0
