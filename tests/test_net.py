@@ -309,7 +309,7 @@ def test_a_call_that_reaches_itself_has_reached_nobody(
             self.bind(("127.0.0.1", port))  # the port that the system might have chosen
             super().connect(address)
 
-    monkeypatch.setattr(net.socket, "socket", Unlucky)
+    monkeypatch.setattr(socket, "socket", Unlucky)
     call(loop, outcome, "127.0.0.1", port)
     wait_for(loop, lambda: outcome)
     assert outcome.failed == [[f"127.0.0.1:{port}: Connection refused"]]
