@@ -27,6 +27,7 @@ from parasnake.errors import (
     ConnectError,
     Interrupted,
     ParasnakeError,
+    PayloadError,
     ProtocolError,
     RefusedError,
     WrongKeyError,
@@ -345,8 +346,8 @@ class Agent:
             closing.append(self._connection.raw)
         try:
             node, process = self._staff.start(closing)
-        except OSError as error:
-            self._crew.not_started(step.slot, f"no new process: {error.strerror}")
+        except (OSError, PayloadError) as error:
+            self._crew.not_started(step.slot, f"no new process: {_text(error)}")
             return
         channel = Channel(
             self._loop,
@@ -432,6 +433,10 @@ class Agent:
             post.process.wait(max(0.0, until - self._loop.now()))
         for node in list(self._posts):
             self._dismiss(node)
+
+
+def _text(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _what_to_do(error: RefusedError) -> str:
