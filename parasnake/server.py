@@ -349,6 +349,7 @@ class Server:
     def admitted(self, peer: PeerId, connection: Connection, address: str) -> None:
         """A peer has proven that it holds the key."""
         self._connections[peer] = connection
+        connection.pause(self._paused)
         self._farm.connected(peer, address, self._loop.now())
 
     def heard(self, peer: PeerId) -> None:
