@@ -60,7 +60,7 @@ class Tally:
         if self.failed:
             parts.append(f"{self.failed} {_plural('task', self.failed)} failed")
         if self.dropped:
-            parts.append(f"{self.dropped} still running when the job was done, dropped")
+            parts.append(f"{self.dropped} still running at the end, dropped")
         return ", ".join(parts)
 
 

@@ -108,7 +108,7 @@ def test_summary_of_one() -> None:
     tally.lost_agents = tally.dead_workers = tally.failed = tally.dropped = 1
     assert tally.summary(103.0) == (
         "1 task merged in 3.0 s, 2.5 s in process, 1 node from 1 agent, 1 retry, 1 agent lost, "
-        "1 worker died, 1 task failed, 1 still running when the job was done, dropped"
+        "1 worker died, 1 task failed, 1 still running at the end, dropped"
     )
 
 
@@ -118,7 +118,7 @@ def test_summary_of_many() -> None:
     assert tally.summary(700.0) == (
         "1000 tasks merged in 11:40 min, 2:00:00 h in process, 12 nodes from 3 agents, 2 retries, "
         "2 agents lost, 2 workers died, 2 tasks failed, "
-        "2 still running when the job was done, dropped"
+        "2 still running at the end, dropped"
     )
 
 

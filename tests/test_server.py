@@ -380,7 +380,7 @@ class TestJobDone:
         app.finish(lambda: "done")
         assert run(app, 2) == "done"
         assert merged == [0]
-        assert re.search(r"[12] still running when the job was done, dropped", log.messages[-1])
+        assert re.search(r"[12] still running at the end, dropped", log.messages[-1])
 
     def test_it_is_not_asked_for_more_data_once_it_is_done(self, app: Parasnake) -> None:
         done = False
