@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -867,6 +868,53 @@ class TestHooksThatRaise:
         with pytest.raises(HookError, match=r"@app\.new_data") as caught:
             run(app)
         assert isinstance(caught.value.__cause__, LookupError)
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize("how", ["done", "done early", "stopped", "hook", "task"])
+    def test_nobody_waits_for_time_to_pass(
+        self, app: Parasnake, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for constant in (
+            "server.GOODBYE_SECONDS",
+            "agent.GOODBYE_SECONDS",
+            "agent.END_SECONDS",
+            "local.LEAVE_SECONDS",
+        ):
+            monkeypatch.setattr(f"parasnake.{constant}", 3600.0)  # a wait would not go unnoticed
+        merged: list[int] = []
+
+        @app.new_data
+        def data() -> Iterator[int | None]:
+            while not all_there(app, 3):
+                yield None
+            yield from range(30)
+
+        @app.process
+        def work(n: int) -> int:
+            if n and how != "done":
+                threading.Event().wait()
+            if how == "task":
+                raise LookupError
+            return n
+
+        @app.result
+        def merge(n: int) -> None:
+            merged.append(n)
+            if how == "stopped":
+                app.stop()
+            if how == "hook":
+                raise LookupError
+
+        if how == "done early":
+            app.job_done(lambda: bool(merged))
+        expected: tuple[type[Exception], ...] = {"hook": (HookError,), "task": (TaskFailed,)}.get(
+            how, ()
+        )
+        with contextlib.suppress(*expected):
+            run(app, 3, max_attempts=1)
+            assert not expected
+        assert len(merged) == {"done": 30, "task": 0}.get(how, 1)
 
 
 class TestSummary:
