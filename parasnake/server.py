@@ -20,6 +20,7 @@ from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
 from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
 from parasnake.core.scheduler import Policy
+from parasnake.core.seeds import job_seed
 from parasnake.errors import (
     HookError,
     Interrupted,
@@ -140,10 +141,13 @@ class Server:
             heartbeat_timeout=self._config.heartbeat_timeout,
             init_per_node=hooks.init_per_node,
             has_init=hooks.init_data is not None,
+            seed=job_seed(hooks.seed),
             policy=Policy(
                 by_node=hooks.by_node,
                 user_reassigns=hooks.user_reassigns,
                 keep_data=any("data" in asked for asked in wanted),
+                ordered=hooks.ordered,
+                failure_ends_job=hooks.failed is None,
                 max_attempts=self._config.max_attempts,
                 max_losses=self._config.max_losses,
             ),

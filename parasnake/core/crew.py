@@ -143,7 +143,7 @@ class Crew:
         match message:
             case Welcome():
                 self._welcomed(message)
-            case Init(node, _):
+            case Init(node):
                 if node in self._workers:
                     self._steps.append(ToWorker(node, message))
             case Refused(_, reason):
@@ -191,7 +191,7 @@ class Crew:
         if welcome.init_per_node:
             self._steps.append(ToServer(AskInit(node)))
         else:
-            self._steps.append(ToWorker(node, Init(node, welcome.payload)))
+            self._steps.append(ToWorker(node, Init(node, welcome.seed, welcome.payload)))
 
     def not_started(self, slot: int, reason: str, remote: str = "") -> None:
         """Answer to ``StartWorker``: there is no such process, or it ended before it was ready."""

@@ -52,6 +52,8 @@ class Job:
     heartbeat_timeout: float
     init_per_node: bool
     has_init: bool
+    seed: bytes
+    """See ``seeds.job_seed``."""
     policy: Policy
 
 
@@ -289,11 +291,13 @@ class Farm:
         if peer is None:
             return
         if node is not None:
-            self._steps.append(Send(peer_id, Init(node, payload)))
+            self._steps.append(Send(peer_id, Init(node, self.job.seed, payload)))
             return
         job = self.job
         interval = job.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT
-        welcome = Welcome(job.id, interval, job.init_per_node, job.python, job.digest, payload)
+        welcome = Welcome(
+            job.id, interval, job.init_per_node, job.seed, job.python, job.digest, payload
+        )
         peer.welcomed = True
         self._steps += [Send(peer_id, welcome), AgentJoined(peer, self._differences(peer))]
 

@@ -131,11 +131,15 @@ class Goodbye(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """Server to agent: in. ``payload`` is the init data, unless each node has its own."""
+    """Server to agent: in. ``payload`` is the init data, unless each node has its own.
+
+    ``seed`` is what the seeds of tasks are made from (``seeds.task_seed``).
+    """
 
     job: JobId
     heartbeat_interval: float
     init_per_node: bool
+    seed: bytes
     server_python: str
     digest: str
     payload: Parts
@@ -149,9 +153,10 @@ class Refused(NamedTuple):
 
 
 class Init(NamedTuple):
-    """Server to agent to worker: the init data of one node."""
+    """Server to agent to worker: the init data of one node, and the seed of the job."""
 
     node: NodeKey
+    seed: bytes
     payload: Parts
 
 
@@ -222,9 +227,9 @@ LAYOUTS: dict[type[Message], Layout] = {
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),
-    Welcome: Layout(64, "16sd?", texts=2, payload=True),
+    Welcome: Layout(64, "16sd?16s", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
-    Init: Layout(66, "16s", payload=True),
+    Init: Layout(66, "16s16s", payload=True),
     Task: Layout(67, "16sQI", payload=True),
     Cancel: Layout(68, "16sQI"),
     Quit: Layout(69, "B", texts=1),

@@ -29,6 +29,9 @@ MAX_BYTES_AHEAD = 1 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
+MAX_HELD = 1000
+MAX_HELD_BYTES = 1 << 26
+"""In order: with so many results, or bytes, waiting for their predecessors no new data is asked for."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
 
@@ -159,6 +162,11 @@ class Policy:
     """The manner of 0.1: the user hands out the data of lost nodes again."""
     keep_data: bool = False
     """A hook asks for ``data``."""
+    ordered: bool = False
+    """Merges come in the order of the tasks; not together with ``by_node``."""
+    failure_ends_job: bool = False
+    """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
+    max_held: int = MAX_HELD
     max_attempts: int = 3
     max_losses: int = 10
 
@@ -175,6 +183,9 @@ class Scheduler:
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._steps: deque[Step] = deque()
+        self._held: dict[TaskId, Merge | Fail] = {}  # in order: what has ended before its turn
+        self._held_bytes = 0
+        self._turn = 0  # in order: the id of the task whose end comes next
         self._next_id = 0
         self._unsettled = 0  # steps Merge and Fail that have not been answered
         self._unmerged_bytes = 0
@@ -218,7 +229,10 @@ class Scheduler:
 
     @property
     def unmerged_bytes(self) -> int:
-        """Bytes of results that have come and wait to be merged."""
+        """Bytes of results that could be merged at once.
+
+        Not of those that wait for their predecessors: they come by what is not read yet.
+        """
         return self._unmerged_bytes
 
     @property
@@ -266,7 +280,7 @@ class Scheduler:
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
                     self._steps.append(Retry(task, node.key, reason, remote))
-        self._waiting.extendleft(reversed(again))
+        self._put_back(again, first=True)
 
     def _charge(self, task: OpenTask, node: Node, loss: Loss) -> None:
         if loss is Loss.DIED:
@@ -346,12 +360,13 @@ class Scheduler:
     def stop(self) -> int:
         """No more hand-outs; returns how many tasks are dropped that way."""
         self._stopped = True
-        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps)
+        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps) + len(self._held)
         dropped = len(self._tasks) + self.forgotten + unsettled
         self._tasks.clear()
         self._waiting.clear()
         self._forgotten.clear()
         self._steps.clear()
+        self._held.clear()
         self._ask_again_at = None
         return dropped
 
@@ -400,8 +415,7 @@ class Scheduler:
         del self._tasks[task_id]
         task.payload, task.size = (), size
         self._unsettled += 1
-        self._unmerged_bytes += size
-        self._steps.append(Merge(task, key, seconds, payload))
+        self._end(Merge(task, key, seconds, payload))
         return True
 
     def failure(
@@ -426,7 +440,7 @@ class Scheduler:
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
         else:
-            self._waiting.append(task)
+            self._put_back([task])
             self._steps.append(Retry(task, key, reason, remote))
         return True
 
@@ -454,12 +468,16 @@ class Scheduler:
                 if task is not None:
                     self._waiting.remove(task)
                     return self._assign(node, task)
-        if not self._exhausted:
+        if not self._exhausted and not self._full():
             for node in self._hungry_nodes():
                 if not node.dry and node.owes is None:
                     self._asked = node.key
                     return AskData(node.key)
         return None
+
+    def _full(self) -> bool:
+        """In order: whether so many results wait for their predecessors that these must come first."""
+        return len(self._held) >= self._policy.max_held or self._held_bytes >= MAX_HELD_BYTES
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
@@ -522,7 +540,32 @@ class Scheduler:
         del self._tasks[task.id]
         task.payload, task.size = (), 0
         self._unsettled += 1
-        self._steps.append(Fail(task, key, reason, remote))
+        self._end(Fail(task, key, reason, remote))
+
+    def _end(self, step: Merge | Fail) -> None:
+        """The user shall hear of the end of a task, in order if that is wanted."""
+        if not self._policy.ordered or (self._policy.failure_ends_job and isinstance(step, Fail)):
+            self._let_go(step)
+            return
+        self._held[step.task.id] = step
+        self._held_bytes += step.task.size
+        while (due := self._held.pop(TaskId(self._turn), None)) is not None:
+            self._turn += 1
+            self._held_bytes -= due.task.size
+            self._let_go(due)
+
+    def _let_go(self, step: Merge | Fail) -> None:
+        self._unmerged_bytes += step.task.size
+        self._steps.append(step)
+
+    def _put_back(self, tasks: list[OpenTask], *, first: bool = False) -> None:
+        """These tasks shall be sent again; in order, the one that others wait for goes first."""
+        if first:
+            self._waiting.extendleft(reversed(tasks))
+        else:
+            self._waiting.extend(tasks)
+        if self._policy.ordered:
+            self._waiting = deque(sorted(self._waiting, key=lambda task: task.id))
 
     def _refresh(self, node: Node) -> None:
         """Bring the sets of hungry and idle nodes up to date with this one."""

@@ -46,7 +46,8 @@ from parasnake.errors import (
 )
 
 HELLO = Hello(PROTOCOL_VERSION, 4711, "0.2.0", "3.11.7", "squares", "d1gest", "host")
-WELCOME = Welcome(JobId(bytes(16)), 10.0, False, "3.11.7", "d1gest", (b"init",))
+SEED = b"the seed of jobs"
+WELCOME = Welcome(JobId(bytes(16)), 10.0, False, SEED, "3.11.7", "d1gest", (b"init",))
 A, B, C = (NodeKey(letter * 16) for letter in (b"a", b"b", b"c"))
 TASK = Task(A, TaskId(3), Attempt(1), (b"data",))
 RESULT = Result(A, TaskId(3), Attempt(1), 2.0, (b"result",))
@@ -105,7 +106,7 @@ def test_it_tells_how_it_differs_from_its_server() -> None:
 def test_a_worker_gets_the_init_data_of_the_welcome() -> None:
     crew = welcomed()
     crew.started(0, A)
-    assert steps(crew) == [ToWorker(A, Init(A, (b"init",)))]
+    assert steps(crew) == [ToWorker(A, Init(A, SEED, (b"init",)))]
     crew.worker_message(A, Ready(A))
     assert steps(crew) == [ToServer(Ready(A))]
 
@@ -114,13 +115,13 @@ def test_or_init_data_of_its_own() -> None:
     crew = welcomed(welcome=WELCOME._replace(init_per_node=True, payload=()))
     crew.started(0, A)
     assert steps(crew) == [ToServer(AskInit(A))]
-    crew.message(Init(A, (b"for a",)))
-    assert steps(crew) == [ToWorker(A, Init(A, (b"for a",)))]
+    crew.message(Init(A, SEED, (b"for a",)))
+    assert steps(crew) == [ToWorker(A, Init(A, SEED, (b"for a",)))]
 
 
 def test_init_data_of_a_worker_that_has_died_goes_nowhere() -> None:
     crew = welcomed()
-    crew.message(Init(A, ()))
+    crew.message(Init(A, SEED, ()))
     assert steps(crew) == []
 
 

@@ -199,9 +199,12 @@ def test_where_the_system_has_no_anonymous_memory_a_bytearray_does(
         read(raw(Task, bytes(28), length=1 << 62))
 
 
+WELCOME_FIELDS = LAYOUTS[Welcome].struct.size
+
+
 def test_the_texts_before_a_long_payload_may_fill_what_is_looked_at() -> None:
     texts = struct.pack(">I", 1 << 14) * 2
-    body = bytes(25) + texts[:4] + b"p" * (1 << 14) + texts[4:] + b"d" * (1 << 14)
+    body = bytes(WELCOME_FIELDS) + texts[:4] + b"p" * (1 << 14) + texts[4:] + b"d" * (1 << 14)
     payload = pattern(2 * OWN_BUFFER)
     (found,) = read(raw(Welcome, body + payload), sizes=cut([1000]))
     assert isinstance(found, Welcome)
@@ -211,7 +214,7 @@ def test_the_texts_before_a_long_payload_may_fill_what_is_looked_at() -> None:
 
 
 def test_texts_that_claim_the_room_of_the_payload() -> None:
-    body = bytes(25) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
+    body = bytes(WELCOME_FIELDS) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
     with pytest.raises(MessageError, match="ends inside its texts"):
         read(raw(Welcome, body))
 

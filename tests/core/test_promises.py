@@ -39,7 +39,13 @@ from parasnake.core.scheduler import (
 PEERS = [PeerId(number) for number in range(3)]
 
 policies = st.one_of(
-    st.builds(Policy, max_attempts=st.integers(1, 3), max_losses=st.integers(1, 3)),
+    st.builds(
+        Policy,
+        ordered=st.booleans(),
+        max_held=st.sampled_from([1, 2, 1000]),
+        max_attempts=st.integers(1, 3),
+        max_losses=st.integers(1, 3),
+    ),
     st.builds(
         Policy,
         by_node=st.just(True),
@@ -193,7 +199,8 @@ class World(RuleBasedStateMachine):
             self.due_timeouts[key] += 1
 
     def steps_for(self, kind: type[Merge | Fail]) -> set[TaskId]:
-        return {step.task.id for step in self.scheduler._steps if isinstance(step, kind)}
+        steps = [*self.scheduler._steps, *self.scheduler._held.values()]
+        return {step.task.id for step in steps if isinstance(step, kind)}
 
     @rule(seconds=st.sampled_from([0.01, 0.1, 2.0]))
     def time_passes(self, seconds: float) -> None:
@@ -280,6 +287,8 @@ class World(RuleBasedStateMachine):
 
     def end(self, task: TaskId, owner: NodeKey, ended: list[TaskId]) -> None:
         assert task not in self.merged + self.failed
+        if self.policy.ordered:
+            assert task == len(self.merged + self.failed)
         self.pending.remove(task)
         ended.append(task)
         self.changes += 1
@@ -325,7 +334,10 @@ class World(RuleBasedStateMachine):
     def the_counts_are_right(self) -> None:
         scheduler = self.scheduler
         assert scheduler.busy == (bool(self.pending) or bool(self.busy()))
-        assert scheduler.unmerged_bytes == len(b"result") * len(self.steps_for(Merge))
+        merges = [step for step in scheduler._steps if isinstance(step, Merge)]
+        held = [step for step in scheduler._held.values() if isinstance(step, Merge)]
+        assert scheduler.unmerged_bytes == len(b"result") * len(merges)
+        assert scheduler._held_bytes == len(b"result") * len(held)
         assert scheduler.complete == (
             scheduler._exhausted and not scheduler._tasks and not self.pending
         )
@@ -343,6 +355,9 @@ class World(RuleBasedStateMachine):
                 assert went_wrong, "it could have been sent here"
                 assert any(not {other.key, other.peer} & task.tried for other in others)
             if scheduler._exhausted:
+                continue
+            if scheduler._full():
+                assert scheduler._turn in scheduler._tasks, "it will end, and others with it"
                 continue
             if node.owes is not None:
                 assert node.owes in scheduler._tasks, "its task will be merged"

@@ -15,6 +15,7 @@ from parasnake.core.scheduler import (
     LAST_PAUSE_S,
     MAX_BYTES_AHEAD,
     MAX_DEPTH,
+    MAX_HELD_BYTES,
     Fail,
     Loss,
     Merge,
@@ -123,6 +124,99 @@ def test_the_bytes_of_results_that_wait_to_be_merged_are_known() -> None:
     assert scheduler.unmerged_bytes == 30
     bench.work()
     assert scheduler.unmerged_bytes == 0
+
+
+# ---- in order
+
+ORDERED = Policy(ordered=True)
+
+
+def test_in_order_a_result_waits_for_its_predecessors() -> None:
+    bench = Bench("wxyz", ORDERED)
+    bench.join("abc")
+    assert bench.result("c", 2) == ["ask c", "send 3.0 to c"]
+    assert bench.result("b", 1) == ["ask b"]
+    assert not bench.scheduler.complete
+    assert bench.result("a", 0) == [
+        "merge 0 of a by a",
+        "merge 1 of b by b",
+        "merge 2 of c by c",
+        "ask b",
+    ]
+    assert bench.result("c", 3) == ["merge 3 of c by c", "ask b"]
+
+
+def test_in_order_hand_outs_pause_while_the_window_is_full() -> None:
+    bench = Bench("uvwxyz", Policy(ordered=True, max_held=2))
+    bench.join("ab")
+    assert bench.result("b", 1) == ["ask b", "send 2.0 to b"]
+    assert bench.result("b", 2) == []
+    assert bench.scheduler.busy
+    assert bench.result("a", 0) == [
+        *["merge 0 of a by a", "merge 1 of b by b", "merge 2 of b by b"],
+        *["ask b", "send 3.0 to b", "ask a", "send 4.0 to a"],
+    ]
+
+
+def test_in_order_large_results_fill_the_window_too_but_never_stop_the_reading() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("ab")
+    assert bench.result("b", 1, size=MAX_HELD_BYTES) == []
+    assert bench.scheduler.unmerged_bytes == 0
+    bench.scheduler.result(key("a"), TaskId(0), Attempt(0), 1.0, (b"small",))
+    assert bench.scheduler.unmerged_bytes == MAX_HELD_BYTES + 5
+    bench.work()
+    assert bench.scheduler.unmerged_bytes == 0
+    assert bench.scheduler.running == 1
+
+
+def test_in_order_a_failed_task_is_told_in_its_place() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("abc")
+    bench.result("c", 2)
+    assert bench.failure("b", 1, final=True) == []
+    assert bench.result("a", 0) == [
+        *["merge 0 of a by a", "fail 1 by b: oops", "merge 2 of c by c"],
+        "ask c",
+    ]
+
+
+def test_in_order_a_failed_task_that_ends_the_job_is_told_at_once() -> None:
+    bench = Bench("xy", Policy(ordered=True, failure_ends_job=True))
+    bench.join("ab")
+    assert bench.failure("b", 1, final=True) == ["fail 1 by b: oops", "ask b"]
+
+
+def test_in_order_data_that_cannot_be_sent_has_its_place_too() -> None:
+    bench = Bench(["x", UNSENDABLE], ORDERED)
+    assert bench.join("ab") == ["ask a", "send 0.0 to a", "ask b", "ask b"]
+    assert bench.result("a", 0) == ["merge 0 of a by a", "fail 1 by b: no pickle", "ask b"]
+
+
+def test_in_order_what_others_wait_for_is_sent_again_first() -> None:
+    bench = Bench("wxyz", Policy(ordered=True, max_held=1))
+    bench.join("abc")
+    assert bench.result("c", 2) == []
+    scheduler = bench.scheduler
+    scheduler.lose(key("c"), Loss.LEFT, "gone")
+    scheduler.failure(key("b"), TaskId(1), Attempt(0), "oops", "", final=False)
+    scheduler.lose(key("a"), Loss.LOST, "gone")
+    assert bench.join("d", peer=1) == [
+        *["retry 1 by b: oops", "retry 0 by a: gone", "timeout a"],
+        *["send 0.1 to b", "send 1.1 to d"],
+    ]
+    assert bench.result("d", 1, 1) == []
+    assert bench.result("b", 0, 1)[:3] == [
+        *["merge 0 of a by b", "merge 1 of b by d", "merge 2 of c by c"],
+    ]
+
+
+def test_in_order_results_that_wait_are_dropped_when_the_job_stops() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("abc")
+    bench.result("b", 1)
+    bench.result("c", 2)
+    assert bench.scheduler.stop() == 3
 
 
 # ---- late, repeated and false results

@@ -42,6 +42,7 @@ JOB = Job(
     heartbeat_timeout=30.0,
     init_per_node=True,
     has_init=True,
+    seed=bytes(16),
     policy=Policy(),
 )
 
@@ -142,7 +143,7 @@ class Agent:
 
     def worker(self, node: NodeKey, message: Message) -> None:
         match message:
-            case Init(_, payload):
+            case Init(_, _, payload):
                 assert b"".join(payload) == b"init data of " + node
                 self.crew.worker_message(node, Ready(node))
             case Task(_, task, attempt, payload):
