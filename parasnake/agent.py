@@ -191,9 +191,20 @@ class Agent:
                 self._go("stopped", None)
             self._work()
             if not self._over:
-                self._loop.wait()
+                now = self._loop.now()
+                self._loop.wait(self._crew.deadline)
+                self._tick(now)
         if not self._abandoned:
             self._say_goodbye()
+
+    def _tick(self, listened_at: float) -> None:
+        """Look whose task takes too long; what was not read until now may be its end."""
+        if self._crew.deadline is None:
+            return
+        for node, post in self._posts.items():
+            if self._paused or post.channel.receiving:
+                self._crew.answering(node, listened_at)
+        self._crew.tick(listened_at)
 
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
@@ -289,11 +300,11 @@ class Agent:
 
     def _received(self, messages: list[Message]) -> None:
         for message in messages:
-            self._crew.message(message)
+            self._crew.message(message, self._loop.now())
 
     def _from_worker(self, node: NodeKey, messages: list[Message]) -> None:
         for message in messages:
-            self._crew.worker_message(node, message)
+            self._crew.worker_message(node, message, self._loop.now())
             if isinstance(message, Result):
                 self._computed += 1
 

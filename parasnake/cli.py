@@ -57,6 +57,10 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a node waits for its server (300)"},
     ),
     (
+        ("--task-timeout",),
+        {"metavar": "SECONDS", "help": "how long a task may take (as long as it needs)"},
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),

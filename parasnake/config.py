@@ -169,6 +169,7 @@ class Config:
     start_method: how workers start; "auto": by fork where that is safe, else by spawn
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
+    task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
@@ -215,6 +216,10 @@ class Config:
     connect_timeout: float = field(
         default=300.0,
         metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
+    )
+    task_timeout: float | None = field(
+        default=None,
+        metadata=_rule("a number of seconds above 0", _seconds(zero=False), _read_float),
     )
     max_attempts: int = field(
         default=3, metadata=_rule("a whole number from 1", _whole(1), _read_whole)

@@ -142,6 +142,7 @@ class Server:
             init_per_node=hooks.init_per_node,
             has_init=hooks.init_data is not None,
             seed=job_seed(hooks.seed),
+            task_timeout=self._config.task_timeout or 0.0,
             policy=Policy(
                 by_node=hooks.by_node,
                 user_reassigns=hooks.user_reassigns,

@@ -74,6 +74,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         *("--connect-timeout", "0"),
         *("--max-attempts", "1"),
         *("--max-losses", "2"),
+        *("--task-timeout", "1.5"),
         "--no-progress",
         "-vv",
     )
@@ -91,6 +92,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         connect_timeout=0.0,
         max_attempts=1,
         max_losses=2,
+        task_timeout=1.5,
         progress=False,
         verbose=2,
     )

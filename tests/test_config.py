@@ -55,6 +55,7 @@ def test_defaults() -> None:
         "connect_timeout": 300.0,
         "max_attempts": 3,
         "max_losses": 10,
+        "task_timeout": None,
         "secret_key": None,
         "key_file": None,
         "progress": None,
@@ -114,6 +115,7 @@ def test_repr_has_no_key() -> None:
         ("connect_timeout", 0, 0.0),
         ("max_attempts", 1, 1),
         ("max_losses", 1, 1),
+        ("task_timeout", 1, 1.0),
         ("secret_key", KEY, KEY),
         ("secret_key", LINE, KEY),
         ("secret_key", LINE + "\n", KEY),
@@ -377,7 +379,7 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
     assert error_of({name: 1}) == (
         f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
         f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, secret_key, "
-        f"start_method, verbose, workers"
+        f"start_method, task_timeout, verbose, workers"
     )
 
 

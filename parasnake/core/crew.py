@@ -46,6 +46,8 @@ class Worker:
     ready: bool = False
     open: set[tuple[int, int]] = field(default_factory=set)
     """Task and attempt of what it has not answered."""
+    begun_at: float = 0.0
+    """When it began the oldest of these."""
 
 
 class ToServer(NamedTuple):
@@ -133,12 +135,12 @@ class Crew:
 
     # ---- the server
 
-    def message(self, message: Message) -> None:
+    def message(self, message: Message, now: float = 0.0) -> None:
         """The server has said something; raises ``MessageError`` if it may not say that now."""
         if self._leaving:
             return
         if isinstance(message, Task):
-            self._task(message)
+            self._task(message, now)
             return
         match message:
             case Welcome():
@@ -164,10 +166,12 @@ class Crew:
         self._steps.append(Joined(found))
         self._steps += [StartWorker(slot) for slot in range(self._size)]
 
-    def _task(self, task: Task) -> None:
+    def _task(self, task: Task, now: float) -> None:
         worker = self._workers.get(task.node)
         if worker is None:
             return  # it has died; the server hears of that
+        if not worker.open:
+            worker.begun_at = now
         worker.open.add((task.task, task.attempt))
         self._steps.append(ToWorker(task.node, task))
 
@@ -205,12 +209,13 @@ class Crew:
         self._steps.append(ToServer(Goodbye(text, remote)))
         self._leave(text, NodeFailed(text, remote))
 
-    def worker_message(self, node: NodeKey, message: Message) -> None:
+    def worker_message(self, node: NodeKey, message: Message, now: float = 0.0) -> None:
         """A worker has said something; raises ``MessageError`` if it may not say that now."""
         worker = self._workers.get(node)
         if worker is None or self._leaving:
             return
         if isinstance(message, Result | Failure):
+            worker.begun_at = now  # the next one in its queue
             worker.open.discard((message.task, message.attempt))
             self._steps.append(ToServer(message))
             return
@@ -239,6 +244,35 @@ class Crew:
             self._steps.append(StartWorker(worker.slot))
         else:
             self.not_started(worker.slot, reason)
+
+    # ---- time
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` should be called at the latest: a task has taken too long then."""
+        limit = self._welcome.task_timeout if self._welcome is not None else 0.0
+        if not limit or not self._replace:
+            return None
+        return min((w.begun_at + limit for w in self._workers.values() if w.open), default=None)
+
+    def answering(self, node: NodeKey, now: float) -> None:
+        """An answer of this worker is on its way: its task takes no more time."""
+        self._workers[node].begun_at = now
+
+    def tick(self, now: float) -> None:
+        """Time has passed: workers whose task takes too long are ended and replaced.
+
+        ``now`` must not be later than the last look at what the workers have said.
+        """
+        while not self._leaving and (deadline := self.deadline) is not None and now >= deadline:
+            node = min(
+                (node for node, worker in self._workers.items() if worker.open),
+                key=lambda node: self._workers[node].begun_at,
+            )
+            assert self._welcome is not None
+            limit = self._welcome.task_timeout
+            self._steps.append(EndWorker(node))
+            self.worker_gone(node, f"it was ended: task_timeout of {limit:g} s exceeded")
 
     # ---- the end
 

@@ -54,6 +54,8 @@ class Job:
     has_init: bool
     seed: bytes
     """See ``seeds.job_seed``."""
+    task_timeout: float
+    """Seconds that a task may take; 0: as many as it needs."""
     policy: Policy
 
 
@@ -296,7 +298,14 @@ class Farm:
         job = self.job
         interval = job.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT
         welcome = Welcome(
-            job.id, interval, job.init_per_node, job.seed, job.python, job.digest, payload
+            job.id,
+            interval,
+            job.init_per_node,
+            job.seed,
+            job.task_timeout,
+            job.python,
+            job.digest,
+            payload,
         )
         peer.welcomed = True
         self._steps += [Send(peer_id, welcome), AgentJoined(peer, self._differences(peer))]

@@ -133,13 +133,15 @@ class Goodbye(NamedTuple):
 class Welcome(NamedTuple):
     """Server to agent: in. ``payload`` is the init data, unless each node has its own.
 
-    ``seed`` is what the seeds of tasks are made from (``seeds.task_seed``).
+    ``seed`` is what the seeds of tasks are made from (``seeds.task_seed``), ``task_timeout`` how many
+    seconds a task may take, 0 if there is no limit.
     """
 
     job: JobId
     heartbeat_interval: float
     init_per_node: bool
     seed: bytes
+    task_timeout: float
     server_python: str
     digest: str
     payload: Parts
@@ -227,7 +229,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),
-    Welcome: Layout(64, "16sd?16s", texts=2, payload=True),
+    Welcome: Layout(64, "16sd?16sd", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
     Init: Layout(66, "16s16s", payload=True),
     Task: Layout(67, "16sQI", payload=True),
@@ -362,6 +364,11 @@ class MessageReader:
     def target(self) -> memoryview | None:
         """Where the next bytes belong, if a long payload is being received."""
         return self._long.free if self._long else None
+
+    @property
+    def inside(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return bool(self._rest) or self._long is not None
 
     def filled(self, count: int) -> list[Message]:
         """Take note that the first ``count`` bytes of ``target`` have been filled."""

@@ -76,7 +76,7 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         NodeBroken: [nodes, texts, texts],
         Heartbeat: [],
         Goodbye: [texts, texts],
-        Welcome: [jobs, seconds, st.booleans(), jobs, texts, texts, payload],
+        Welcome: [jobs, seconds, st.booleans(), jobs, seconds, texts, texts, payload],
         Refused: [codes, texts],
         Init: [nodes, jobs, payload],
         Task: [nodes, tasks, attempts, payload],

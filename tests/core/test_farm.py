@@ -59,6 +59,7 @@ JOB = Job(
     init_per_node=False,
     has_init=False,
     seed=b"the seed of jobs",
+    task_timeout=7.0,
     policy=Policy(),
 )
 HELLO = Hello(PROTOCOL_VERSION, 4711, "0.2.0", "3.11.9", "squares", "d1gest", "host")
@@ -97,7 +98,7 @@ def farm_with(*peers: PeerId, job: Job = JOB, nodes: tuple[NodeKey, ...] = ()) -
 
 
 def welcome(job: Job = JOB, payload: Parts = ()) -> Welcome:
-    return Welcome(job.id, 10.0, job.init_per_node, job.seed, job.python, job.digest, payload)
+    return Welcome(job.id, 10.0, job.init_per_node, job.seed, 7.0, job.python, job.digest, payload)
 
 
 # ---- hello

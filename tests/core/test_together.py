@@ -43,6 +43,7 @@ JOB = Job(
     init_per_node=True,
     has_init=True,
     seed=bytes(16),
+    task_timeout=0.0,
     policy=Policy(),
 )
 
