@@ -61,6 +61,13 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a task may take (as long as it needs)"},
     ),
     (
+        ("--speculate",),
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "give tasks that take long to idle nodes as well (yes)",
+        },
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),

@@ -170,6 +170,7 @@ class Config:
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
     task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
+    speculate: whether tasks that take long are given to idle nodes as well
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
@@ -220,6 +221,12 @@ class Config:
     task_timeout: float | None = field(
         default=None,
         metadata=_rule("a number of seconds above 0", _seconds(zero=False), _read_float),
+    )
+    speculate: bool = field(
+        default=True,
+        metadata=_rule(
+            "true or false; as text also yes or no, on or off, 1 or 0", _switch, _read_switch
+        ),
     )
     max_attempts: int = field(
         default=3, metadata=_rule("a whole number from 1", _whole(1), _read_whole)

@@ -149,6 +149,7 @@ class Server:
                 keep_data=any("data" in asked for asked in wanted),
                 ordered=hooks.ordered,
                 failure_ends_job=hooks.failed is None,
+                speculate=self._config.speculate and not hooks.by_node,
                 max_attempts=self._config.max_attempts,
                 max_losses=self._config.max_losses,
             ),

@@ -75,6 +75,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         *("--max-attempts", "1"),
         *("--max-losses", "2"),
         *("--task-timeout", "1.5"),
+        "--no-speculate",
         "--no-progress",
         "-vv",
     )
@@ -93,6 +94,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         max_attempts=1,
         max_losses=2,
         task_timeout=1.5,
+        speculate=False,
         progress=False,
         verbose=2,
     )

@@ -56,6 +56,7 @@ def test_defaults() -> None:
         "max_attempts": 3,
         "max_losses": 10,
         "task_timeout": None,
+        "speculate": True,
         "secret_key": None,
         "key_file": None,
         "progress": None,
@@ -116,6 +117,7 @@ def test_repr_has_no_key() -> None:
         ("max_attempts", 1, 1),
         ("max_losses", 1, 1),
         ("task_timeout", 1, 1.0),
+        ("speculate", False, False),
         ("secret_key", KEY, KEY),
         ("secret_key", LINE, KEY),
         ("secret_key", LINE + "\n", KEY),
@@ -379,7 +381,7 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
     assert error_of({name: 1}) == (
         f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
         f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, secret_key, "
-        f"start_method, task_timeout, verbose, workers"
+        f"speculate, start_method, task_timeout, verbose, workers"
     )
 
 

@@ -800,6 +800,24 @@ class TestTasksThatTakeTooLong:
         assert "task_timeout of 1 s exceeded" in error.reason
 
 
+class TestStragglers:
+    def test_a_task_whose_node_does_not_come_to_an_end_is_computed_by_another(
+        self, app: Parasnake, tmp_path: Path
+    ) -> None:
+        numbers(app, 10)
+
+        @app.process
+        def work(n: int) -> int:
+            while n == 9 and first_time(tmp_path / "hangs"):
+                signal.pause()
+            return n
+
+        merged: list[int] = []
+        app.result(merged.append)
+        run(app, 2)
+        assert sorted(merged) == list(range(10))
+
+
 class OnlyInWorkers:
     """Cannot be rebuilt in the process that is ``home``."""
 

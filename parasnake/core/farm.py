@@ -192,6 +192,7 @@ class Farm:
         """Some bytes have come from an agent: it lives."""
         if self._heard.pop(peer_id, None) is not None:
             self._heard[peer_id] = now
+            self.scheduler.now = now
 
     def forgive(self, now: float) -> None:
         """The server itself did not listen until now: nobody's silence counts."""

@@ -32,6 +32,8 @@ SMOOTHING = 0.2
 MAX_HELD = 1000
 MAX_HELD_BYTES = 1 << 26
 """In order: with so many results, or bytes, waiting for their predecessors no new data is asked for."""
+PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
+"""A task gets a second node when it takes so many times the mean of its job, and at least so long."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
 
@@ -60,11 +62,26 @@ class OpenTask:
     """The object itself, kept for hooks that ask for it."""
     running: NodeKey | None = None
     """The node that has it; None while it waits, and when it is over."""
+    also: set[NodeKey] = field(default_factory=set)
+    """More nodes that have it: the first result counts."""
     attempts: int = 0
     failures: int = 0
     losses: int = 0
     tried: set[NodeKey | PeerId] = field(default_factory=set)
     """Nodes and agents on which it went wrong: others come first."""
+
+    def taken_by(self, key: NodeKey) -> None:
+        """A node has it (too)."""
+        if self.running is None:
+            self.running = key
+        else:
+            self.also.add(key)
+
+    def left_by(self, key: NodeKey) -> None:
+        """A node does not have it any more."""
+        self.also.discard(key)
+        if self.running == key:
+            self.running = self.also.pop() if self.also else None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +92,8 @@ class Node:
     peer: PeerId
     open: dict[TaskId, Attempt] = field(default_factory=dict)
     """In the order of sending; the first is being computed."""
+    begun_at: float = 0.0
+    """When it began the first of these, or a bit earlier."""
     mean_seconds: float | None = None
     mean_bytes: float = 0.0
     depth: int = 1
@@ -167,6 +186,8 @@ class Policy:
     failure_ends_job: bool = False
     """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
     max_held: int = MAX_HELD
+    speculate: bool = False
+    """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
     max_attempts: int = 3
     max_losses: int = 10
 
@@ -191,6 +212,12 @@ class Scheduler:
         self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
+        self._results = 0
+        self._result_seconds = 0.0
+        self._look_at: float | None = None  # when to look for tasks that take long
+        self._stragglers: deque[OpenTask] = deque()  # those that shall get a second node
+        self.now = 0.0
+        """The time, as far as it was told; it may be set to a later one at any moment."""
         self._asked: NodeKey | None = None
         self._pause = FIRST_PAUSE_S
         self._ask_again_at: float | None = None
@@ -242,8 +269,11 @@ class Scheduler:
 
     @property
     def deadline(self) -> float | None:
-        """When ``tick`` should be called: the next time to ask for new data again."""
-        return self._ask_again_at if self._idle else None
+        """When ``tick`` should be called: to ask for new data again, or to look for stragglers."""
+        if not self._idle:
+            return None
+        times = [time for time in (self._ask_again_at, self._look_at) if time is not None]
+        return min(times, default=None)
 
     # ---- nodes
 
@@ -251,6 +281,7 @@ class Scheduler:
         """A node is ready for tasks."""
         node = self._nodes[key] = Node(key, peer)
         self._refresh(node)
+        self._watch()
         self._something_changed()
 
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
@@ -271,12 +302,12 @@ class Scheduler:
             task = self._tasks.get(task_id)
             if task is None:
                 continue  # it had been left to the user
-            task.running = None
+            task.left_by(node.key)
             if index == 0:
                 self._charge(task, node, loss)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
-            elif not self._is_users(task, node):
+            elif task.running is None and not self._is_users(task, node):
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
                     self._steps.append(Retry(task, node.key, reason, remote))
@@ -367,11 +398,15 @@ class Scheduler:
         self._forgotten.clear()
         self._steps.clear()
         self._held.clear()
-        self._ask_again_at = None
+        self._stragglers.clear()
+        self._ask_again_at = self._look_at = None
         return dropped
 
     def tick(self, now: float) -> bool:
         """Time has passed; true if it is time to ask for new data (and whether all is done) again."""
+        self.now = max(self.now, now)
+        if self._idle and self._look_at is not None and now >= self._look_at:
+            self._look_for_stragglers()
         if self._ask_again_at is None or now < self._ask_again_at:
             return False
         pause = min(2 * self._pause, LAST_PAUSE_S)
@@ -412,7 +447,10 @@ class Scheduler:
         node.learn(seconds, task.size + size)
         if node.depth != depth:
             self._refresh(node)
-        del self._tasks[task_id]
+        self._results += 1
+        self._result_seconds += seconds
+        self._watch()
+        self._close(task)
         task.payload, task.size = (), size
         self._unsettled += 1
         self._end(Merge(task, key, seconds, payload))
@@ -440,7 +478,8 @@ class Scheduler:
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
         else:
-            self._put_back([task])
+            if task.running is None:
+                self._put_back([task])
             self._steps.append(Retry(task, key, reason, remote))
         return True
 
@@ -473,7 +512,7 @@ class Scheduler:
                 if not node.dry and node.owes is None:
                     self._asked = node.key
                     return AskData(node.key)
-        return None
+        return self._copy_straggler() if self._stragglers else None
 
     def _full(self) -> bool:
         """In order: whether so many results wait for their predecessors that these must come first."""
@@ -503,10 +542,60 @@ class Scheduler:
     def _assign(self, node: Node, task: OpenTask) -> Assign:
         attempt = Attempt(task.attempts)
         task.attempts += 1
-        task.running = node.key
+        task.taken_by(node.key)
+        if not node.open:
+            node.begun_at = self.now
         node.open[task.id] = attempt
         self._refresh(node)
+        self._watch()
         return Assign(node, task, attempt)
+
+    # ---- stragglers
+
+    @property
+    def _patience(self) -> float:
+        """How long a task may take before it gets a second node."""
+        return max(PATIENCE_S, PATIENCE_MEANS * self._result_seconds / self._results)
+
+    def _watch(self) -> None:
+        """Something has begun: look some time later whether it takes long."""
+        if self._look_at is None and self._policy.speculate and self._results:
+            self._look_at = self.now + self._patience
+
+    def _look_for_stragglers(self) -> None:
+        """Take note of the tasks on nodes whose first one takes long, the longest first."""
+        patience, self._look_at = self._patience, None
+        self._stragglers.clear()
+        for node in sorted(self._nodes.values(), key=lambda node: node.begun_at):
+            alone = [task for task in map(self._tasks.get, node.open) if task and not task.also]
+            if not alone:
+                continue
+            due = node.begun_at + patience
+            if due > self.now:
+                self._look_at = min(due, self._look_at or due)
+                break
+            self._stragglers += alone
+            self._look_at = self.now + patience  # should there be no node for them now
+
+    def _copy_straggler(self) -> Assign | None:
+        while self._stragglers and self._idle:
+            task = self._stragglers.popleft()
+            if task.running is None or task.also:
+                continue
+            node = self._second_node(task, self._nodes[task.running])
+            if node is not None:
+                return self._assign(node, task)
+        self._stragglers.clear()
+        return None
+
+    def _second_node(self, task: OpenTask, first: Node) -> Node | None:
+        """An idle node for a task, with another agent if there is one: it may be a better machine."""
+        good = [
+            node
+            for node in map(self._nodes.__getitem__, self._idle)
+            if not self._went_wrong_on(task, node)
+        ]
+        return next((node for node in good if node.peer != first.peer), next(iter(good), None))
 
     # ---- small parts
 
@@ -530,14 +619,21 @@ class Scheduler:
         if node is None or node.open.get(task_id) != attempt:
             return None
         del node.open[task_id]
+        node.begun_at = self.now
         self._refresh(node)
         task = self._tasks.get(task_id)  # None: it has been left to the user
         if task is not None:
-            task.running = None
+            task.left_by(key)
         return task
 
-    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
+    def _close(self, task: OpenTask) -> None:
+        """A task has ended: what other nodes may say of it is not wanted any more."""
         del self._tasks[task.id]
+        task.running = None
+        task.also.clear()
+
+    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
+        self._close(task)
         task.payload, task.size = (), 0
         self._unsettled += 1
         self._end(Fail(task, key, reason, remote))

@@ -43,6 +43,7 @@ policies = st.one_of(
         Policy,
         ordered=st.booleans(),
         max_held=st.sampled_from([1, 2, 1000]),
+        speculate=st.booleans(),
         max_attempts=st.integers(1, 3),
         max_losses=st.integers(1, 3),
     ),
@@ -139,7 +140,7 @@ class World(RuleBasedStateMachine):
         task, attempt = next(iter(self.computers[key].queue.items()))
         del self.computers[key].queue[task]
         wanted = self.scheduler.result(key, task, attempt, seconds, (b"result",))
-        assert wanted == (task not in self.users)
+        assert wanted == (task not in self.over())
         if wanted:
             self.pending.add(task)
 
@@ -148,11 +149,14 @@ class World(RuleBasedStateMachine):
         for key in choose(which, self.busy()):
             task, attempt = next(iter(self.computers[key].queue.items()))
             del self.computers[key].queue[task]
-            before = self.scheduler.waiting
+            over = self.over()
             counts = self.scheduler.failure(key, task, attempt, "oops", "", final=final)
-            assert counts == (task not in self.users)
-            if counts and self.scheduler.waiting == before:
-                self.pending.add(task)
+            assert counts == (task not in over)
+            self.pending |= {task} & self.steps_for(Fail)
+
+    def over(self) -> set[TaskId]:
+        """Tasks whose answers are not wanted (any more)."""
+        return self.users | self.pending | {*self.merged, *self.failed}
 
     @rule(which=choices, false=st.sampled_from([0, 0, 1, 2]), raised=st.booleans())
     def answer_late_twice_or_falsely(self, which: int, false: int, raised: bool) -> None:
@@ -202,7 +206,7 @@ class World(RuleBasedStateMachine):
         steps = [*self.scheduler._steps, *self.scheduler._held.values()]
         return {step.task.id for step in steps if isinstance(step, kind)}
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 2.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.1, 2.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.scheduler.tick(self.now)
@@ -328,7 +332,13 @@ class World(RuleBasedStateMachine):
         for key, node in nodes.items():
             for task_id in node.open:
                 known = self.scheduler._tasks.get(task_id)
-                assert (task_id in self.users) if known is None else (known.running == key)
+                if known is None:
+                    assert task_id in self.over()
+                else:
+                    assert key in {known.running, *known.also}
+        for task in self.scheduler._tasks.values():
+            assert len(task.also) <= self.policy.speculate, "two at a time at the most"
+            assert all(task.id in nodes[key].open for key in task.also)
 
     @invariant()
     def the_counts_are_right(self) -> None:

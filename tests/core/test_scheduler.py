@@ -16,6 +16,7 @@ from parasnake.core.scheduler import (
     MAX_BYTES_AHEAD,
     MAX_DEPTH,
     MAX_HELD_BYTES,
+    PATIENCE_S,
     Fail,
     Loss,
     Merge,
@@ -217,6 +218,166 @@ def test_in_order_results_that_wait_are_dropped_when_the_job_stops() -> None:
     bench.result("b", 1)
     bench.result("c", 2)
     assert bench.scheduler.stop() == 3
+
+
+# ---- stragglers
+
+SPECULATE = Policy(speculate=True)
+
+
+def with_straggler(policy: Policy = SPECULATE, *, data: str = "xyz", peer: int = 0) -> Bench:
+    """A job without new data: node a has task 0 since second 0, b is idle; a task takes 1 s."""
+    bench = Bench(data, policy, generator=True)
+    bench.join("a")
+    bench.join("b", peer)
+    for task in range(1, len(data)):
+        bench.result("b", task)
+    assert bench.scheduler.running == 1
+    return bench
+
+
+def test_a_task_that_takes_long_is_given_to_an_idle_node_as_well() -> None:
+    bench = with_straggler()
+    assert bench.scheduler.deadline == 2.0
+    assert bench.pass_time(1.9) == []
+    assert bench.pass_time(0.1) == ["send 0.1 to b"]
+    assert bench.result("b", 0, 1) == ["merge 0 of a by b"]
+    assert bench.scheduler.complete
+    assert bench.result("a", 0) == []
+    assert not bench.wanted
+
+
+def test_the_first_result_is_merged_whoever_has_it() -> None:
+    bench = with_straggler()
+    bench.pass_time(2)
+    assert bench.result("a", 0) == ["merge 0 of a by a"]
+    assert bench.failure("b", 0, 1) == []
+    assert not bench.wanted
+    assert bench.scheduler.busy is False
+
+
+def test_a_task_is_on_two_nodes_at_the_most() -> None:
+    bench = with_straggler()
+    bench.pass_time(2)
+    bench.join("c")
+    for _ in range(5):
+        assert bench.pass_time(10) == []
+    assert bench.scheduler.running == 1
+
+
+def test_a_node_of_another_agent_goes_before_one_of_the_same() -> None:
+    bench = with_straggler()
+    bench.join("c", peer=1)
+    assert bench.pass_time(2) == ["send 0.1 to c"]
+
+
+def test_what_waits_behind_a_task_that_takes_long_is_given_away_too() -> None:
+    bench = Bench("uvwxyz", SPECULATE, generator=True)
+    bench.join("a")
+    bench.join("bc", peer=1)
+    assert bench.result("a", 0, seconds=0.02)[1:] == [
+        *["ask a", "send 3.0 to a", "ask a", "send 4.0 to a", "ask a", "send 5.0 to a"],
+    ]
+    bench.result("b", 1)
+    bench.result("c", 2)
+    assert bench.pass_time(2) == ["send 3.1 to b", "send 4.1 to c"]
+    assert bench.result("c", 4, 1) == ["merge 4 of a by c"]
+    assert bench.pass_time(2) == ["send 5.1 to c"]
+
+
+def test_a_task_is_not_long_before_the_mean_of_the_job_is_known() -> None:
+    bench = Bench("x", SPECULATE, generator=True)
+    bench.join("ab")
+    assert bench.scheduler.deadline is None
+    assert bench.pass_time(1000) == []
+
+
+def test_short_tasks_are_not_long_within_a_second() -> None:
+    bench = Bench("xy", SPECULATE, generator=True)
+    bench.join("ab")
+    bench.result("b", 1, seconds=0.001)
+    assert bench.scheduler.deadline == PATIENCE_S
+
+
+def test_the_time_counts_from_the_beginning_of_a_task() -> None:
+    bench = Bench("wxyz", SPECULATE)
+    bench.join("ab")
+    bench.result("b", 1)
+    bench.pass_time(1.5)
+    assert bench.result("a", 0) == ["merge 0 of a by a", "ask a", "send 3.0 to a"]
+    bench.result("b", 2)
+    assert bench.pass_time(1) == ["ask b"]
+    assert bench.scheduler._look_at == 3.5
+    bench.data.append(None)
+    assert "send 3.1 to b" in bench.pass_time(1)
+
+
+def test_should_no_node_be_left_for_a_second_try_there_is_another_later() -> None:
+    bench = with_straggler()
+    bench.scheduler.tick(2.0)
+    bench.scheduler.lose(key("b"), Loss.LEFT, "gone")
+    assert bench.work() == []
+    assert bench.join("c") == []
+    assert bench.scheduler.deadline == 4.0
+    assert bench.pass_time(4) == ["send 0.1 to c"]
+
+
+def test_what_has_ended_in_the_meantime_gets_no_second_node() -> None:
+    bench = with_straggler()
+    bench.scheduler.tick(2.0)
+    assert bench.result("a", 0) == ["merge 0 of a by a"]
+    bench = with_straggler()
+    bench.pass_time(2)
+    bench.lose("b", Loss.LEFT)
+    bench.lose("a", Loss.LEFT)
+    assert bench.scheduler.deadline is None
+
+
+def test_a_task_does_not_go_where_it_went_wrong() -> None:
+    bench = Bench("xy", SPECULATE, generator=True)
+    bench.join("ab")
+    bench.result("b", 1)
+    bench.failure("a", 0)
+    assert bench.scheduler.nodes[key("b")].open
+    assert bench.pass_time(2) == []
+    assert bench.pass_time(2) == []
+    bench.join("c")
+    assert bench.pass_time(2) == ["send 0.2 to c"]
+
+
+def test_a_task_whose_one_copy_goes_wrong_is_not_sent_again_while_the_other_runs() -> None:
+    for go_wrong in (
+        lambda bench: bench.failure("a", 0),
+        lambda bench: bench.lose("a", Loss.DIED),
+        lambda bench: bench.lose("b", Loss.DIED),
+        lambda bench: bench.failure("b", 0, 1),
+    ):
+        bench = with_straggler(peer=1)
+        bench.pass_time(2)
+        steps = go_wrong(bench)
+        assert not [step for step in steps if step.startswith("send")]
+        task = bench.tasks[0]
+        assert (task.failures, task.running is not None, task.also) == (1, True, set())
+        assert bench.scheduler.waiting == 0
+
+
+def test_a_task_that_has_failed_too_often_has_failed_though_a_copy_runs() -> None:
+    bench = with_straggler(Policy(speculate=True, max_attempts=1))
+    bench.pass_time(2)
+    assert bench.failure("a", 0) == ["fail 0 by a: oops"]
+    assert bench.result("b", 0, 1) == []
+    assert not bench.wanted
+
+
+def test_nothing_is_computed_twice_without_speculation() -> None:
+    bench = with_straggler(Policy())
+    assert bench.pass_time(1000) == []
+
+
+def test_stragglers_are_forgotten_when_the_job_stops() -> None:
+    bench = with_straggler()
+    assert bench.scheduler.stop() == 1
+    assert bench.scheduler.deadline is None
 
 
 # ---- late, repeated and false results
