@@ -174,6 +174,7 @@ class Reporter:
         farm.NodeJoined,
         farm.NodeDied,
         scheduler.Retry,
+        scheduler.SetAside,
         scheduler.Reclaimed,
     )
     """The steps that ``tell`` takes."""
@@ -203,6 +204,16 @@ class Reporter:
                 log.warning("%s: a worker on %s died: %s", self._name, peer.name, reason)
             case scheduler.Retry():
                 self._retry(step)
+            case scheduler.SetAside(node, _, failures, seconds, reason):
+                log.warning(
+                    "%s: %s gets nothing for %.0f s: %d tasks in a row went wrong there, while others "
+                    "succeed elsewhere; the last: %s",
+                    self._name,
+                    self._host_of(node) or "the agent of a worker that died",
+                    seconds,
+                    failures,
+                    reason,
+                )
             case scheduler.Reclaimed(count):
                 log.warning(
                     "%s: %d %s of lost nodes: new_data did not hand the data out again, though "

@@ -287,6 +287,41 @@ class TestRuns:
             job = job_seed(-(10**30))
             assert server.result(60) == [task_seed(job, TaskId(task)) for task in range(5)]
 
+    def test_a_node_on_which_everything_fails_is_set_aside(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def app_with(process: Callable[[int], int]) -> Parasnake:
+            app = Parasnake("suspects", compare_code=False)
+            app.process(process)
+            return app
+
+        def is_aside() -> bool:
+            return "gets nothing for 10 s: 5 tasks in a row went wrong there" in caplog.text
+
+        def broken(n: int) -> NoReturn:
+            raise ImportError("a broken installation")
+
+        server, out = app_with(square), set[int]()
+
+        @server.new_data
+        def data() -> int | None:
+            if is_aside():
+                return None
+            out.add(len(out))
+            return len(out) - 1
+
+        merged: set[int] = set()
+        server.result(merged.add)
+        server.job_done(lambda: is_aside() and len(merged) == len(out))
+        settings: Any = {"secret_key": KEY}
+        with ThreadPoolExecutor(3) as pool:
+            done = pool.submit(server.run, True, port=0, bind="127.0.0.1", secret_key=KEY)
+            settings["port"] = wait_until(lambda: server.status and server.status.port)
+            for app in (app_with(broken), app_with(square)):
+                pool.submit(app.run, **settings)
+            done.result(60)
+        assert merged == {n * n for n in out}
+
     def test_by_spawn(self) -> None:
         assert squares().run(local=2, start_method="spawn") == [n * n for n in range(10)]
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from .ids import Attempt, NodeKey, PeerId, TaskId
 from .messages import Parts
+from .suspects import MAX_FAILED_TASKS, Suspects
 
 LOOK_AHEAD_S = 0.05
 """A node is sent tasks for about this long in advance."""
@@ -156,6 +157,19 @@ class Retry(NamedTuple):
     remote: str
 
 
+class SetAside(NamedTuple):
+    """Step: nothing to do but to warn: the agent of this node gets nothing more for a while.
+
+    ``reason`` is that of the last of its ``failures`` in a row, which count for no task.
+    """
+
+    node: NodeKey
+    peer: PeerId
+    failures: int
+    seconds: float
+    reason: str
+
+
 class TellTimeout(NamedTuple):
     """Step: call the ``node_timeout`` hook."""
 
@@ -168,7 +182,7 @@ class Reclaimed(NamedTuple):
     tasks: int
 
 
-Step = Assign | AskData | Merge | Fail | Retry | TellTimeout | Reclaimed
+Step = Assign | AskData | Merge | Fail | Retry | SetAside | TellTimeout | Reclaimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +200,7 @@ class Policy:
     failure_ends_job: bool = False
     """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
     max_held: int = MAX_HELD
+    max_failed_tasks: int = MAX_FAILED_TASKS
     speculate: bool = False
     """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
     max_attempts: int = 3
@@ -212,6 +227,7 @@ class Scheduler:
         self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
+        self._suspects: Suspects[OpenTask] = Suspects(policy.max_failed_tasks)
         self._results = 0
         self._result_seconds = 0.0
         self._look_at: float | None = None  # when to look for tasks that take long
@@ -270,10 +286,10 @@ class Scheduler:
     @property
     def deadline(self) -> float | None:
         """When ``tick`` should be called: to ask for new data again, or to look for stragglers."""
-        if not self._idle:
-            return None
-        times = [time for time in (self._ask_again_at, self._look_at) if time is not None]
-        return min(times, default=None)
+        times = [self._suspects.deadline]
+        if self._idle:
+            times += [self._ask_again_at, self._look_at]
+        return min((time for time in times if time is not None), default=None)
 
     # ---- nodes
 
@@ -290,6 +306,7 @@ class Scheduler:
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
         self._requeue(node, loss, reason, remote)
+        self._pardon(node.peer)
         left_to_user = self._leave_to_user(node)
         if loss is not Loss.LEFT or left_to_user:
             self._steps.append(TellTimeout(key))
@@ -304,7 +321,7 @@ class Scheduler:
                 continue  # it had been left to the user
             task.left_by(node.key)
             if index == 0:
-                self._charge(task, node, loss)
+                self._charge(task, node, loss, reason)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
             elif task.running is None and not self._is_users(task, node):
@@ -313,12 +330,41 @@ class Scheduler:
                     self._steps.append(Retry(task, node.key, reason, remote))
         self._put_back(again, first=True)
 
-    def _charge(self, task: OpenTask, node: Node, loss: Loss) -> None:
+    def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
         if loss is Loss.DIED:
-            task.failures += 1
-            task.tried.add(node.peer)
+            self._blame(task, node, reason)
         elif loss is Loss.LOST:
             task.losses += 1
+
+    def _blame(self, task: OpenTask, node: Node, reason: str) -> None:
+        """Count a failure for its task, unless everything goes wrong with that agent."""
+        task.tried |= {node.key, node.peer}
+        if node.peer in self._suspects:
+            return
+        task.failures += 1
+        if not any(
+            other.peer != node.peer and other.peer not in self._suspects
+            for other in self._nodes.values()
+        ):
+            return  # there is nobody else
+        before = self._suspects.failed(node.peer, task.id, task, self._results, self.now)
+        for charged in before:
+            charged.failures -= charged.id in self._tasks
+        if before:
+            back_at = self._suspects.back_at(node.peer)
+            self._steps.append(
+                SetAside(node.key, node.peer, len(before), back_at - self.now, reason)
+            )
+
+    def _pardon(self, peer: PeerId) -> None:
+        """A node of this agent is gone; whoever is set aside is needed if there is nobody else."""
+        if not self._suspects.exist:
+            return
+        peers = {node.peer for node in self._nodes.values()}
+        if peer not in peers:
+            self._suspects.gone(peer)
+        if all(other in self._suspects for other in peers):
+            self._suspects.pardon()
 
     def _spent(self, task: OpenTask) -> bool:
         policy = self._policy
@@ -405,6 +451,7 @@ class Scheduler:
     def tick(self, now: float) -> bool:
         """Time has passed; true if it is time to ask for new data (and whether all is done) again."""
         self.now = max(self.now, now)
+        self._suspects.tick(self.now)
         if self._idle and self._look_at is not None and now >= self._look_at:
             self._look_for_stragglers()
         if self._ask_again_at is None or now < self._ask_again_at:
@@ -447,6 +494,7 @@ class Scheduler:
         node.learn(seconds, task.size + size)
         if node.depth != depth:
             self._refresh(node)
+        self._suspects.succeeded(node.peer)
         self._results += 1
         self._result_seconds += seconds
         self._watch()
@@ -473,8 +521,10 @@ class Scheduler:
         task = self._finish_attempt(key, task_id, attempt)
         if task is None:
             return False
-        task.failures += 1
-        task.tried.add(key)
+        if final:
+            task.failures += 1
+        else:
+            self._blame(task, self._nodes[key], reason)
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
         else:
@@ -521,23 +571,28 @@ class Scheduler:
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
         for key in self._idle:
-            yield self._nodes[key]
+            if (node := self._nodes[key]).peer not in self._suspects:
+                yield node
         for key in self._hungry:
-            if key not in self._idle:
-                yield self._nodes[key]
+            if key not in self._idle and (node := self._nodes[key]).peer not in self._suspects:
+                yield node
 
     def _waiting_for(self, node: Node) -> OpenTask | None:
         """The first waiting task that may go to this node."""
-        for task in self._waiting:
-            if not self._went_wrong_on(task, node) or all(
-                self._went_wrong_on(task, other) for other in self._nodes.values()
-            ):
-                return task
-        return None
+        return next((task for task in self._waiting if self._may_go_to(task, node)), None)
+
+    def _may_go_to(self, task: OpenTask, node: Node) -> bool:
+        """Whether it went wrong less near to this node than to all others: same node, same agent."""
+        near = self._nearness(task, node)
+        return not near or not any(
+            self._nearness(task, other) < near
+            for other in self._nodes.values()
+            if other.peer not in self._suspects
+        )
 
     @staticmethod
-    def _went_wrong_on(task: OpenTask, node: Node) -> bool:
-        return node.key in task.tried or node.peer in task.tried
+    def _nearness(task: OpenTask, node: Node) -> int:
+        return (node.key in task.tried) + (node.peer in task.tried)
 
     def _assign(self, node: Node, task: OpenTask) -> Assign:
         attempt = Attempt(task.attempts)
@@ -593,9 +648,10 @@ class Scheduler:
         good = [
             node
             for node in map(self._nodes.__getitem__, self._idle)
-            if not self._went_wrong_on(task, node)
+            if node.key not in task.tried and node.peer not in self._suspects
         ]
-        return next((node for node in good if node.peer != first.peer), next(iter(good), None))
+        worse = task.tried | {first.peer}
+        return min(good, key=lambda node: node.peer in worse, default=None)
 
     # ---- small parts
 

@@ -7,6 +7,7 @@ fail 3 by b: why      the failed hook
 retry 3 by b: why     told only
 timeout a         the node_timeout hook
 reclaim 2         told only
+aside 1 for 10: why   told only: agent 1
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from parasnake.core.scheduler import (
     Reclaimed,
     Retry,
     Scheduler,
+    SetAside,
     Step,
     TellTimeout,
 )
@@ -132,6 +134,8 @@ class Bench:
                 return [f"fail {task.id} by {letter(node)}: {reason}"]
             case Retry(task, node, reason, _):
                 return [f"retry {task.id} by {letter(node)}: {reason}"]
+            case SetAside(_, peer, _, seconds, reason):
+                return [f"aside {peer} for {seconds:g}: {reason}"]
             case TellTimeout(node):
                 return [f"timeout {letter(node)}"]
             case Reclaimed(tasks):

@@ -33,7 +33,18 @@ LAYERS = [
 
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 
-CORE = ["ids", "noise", "records", "messages", "session", "seeds", "scheduler", "farm", "crew"]
+CORE = [
+    "ids",
+    "noise",
+    "records",
+    "messages",
+    "session",
+    "seeds",
+    "suspects",
+    "scheduler",
+    "farm",
+    "crew",
+]
 """The modules of the core; each imports only those before it."""
 
 NOT_IN_CORE = {

@@ -32,6 +32,7 @@ from parasnake.core.scheduler import (
     Reclaimed,
     Retry,
     Scheduler,
+    SetAside,
     Step,
     TellTimeout,
 )
@@ -44,6 +45,7 @@ policies = st.one_of(
         ordered=st.booleans(),
         max_held=st.sampled_from([1, 2, 1000]),
         speculate=st.booleans(),
+        max_failed_tasks=st.sampled_from([1, 2, 5]),
         max_attempts=st.integers(1, 3),
         max_losses=st.integers(1, 3),
     ),
@@ -262,7 +264,7 @@ class World(RuleBasedStateMachine):
                 self.scheduler.settled(task)
             case TellTimeout(node):
                 self.node_timeout(node)
-            case Retry() | Reclaimed():
+            case Retry() | Reclaimed() | SetAside():
                 pass
 
     def new_data(self, node: NodeKey) -> None:
@@ -359,11 +361,18 @@ class World(RuleBasedStateMachine):
         for node in scheduler.nodes.values():
             if node.open:
                 continue
+            if node.peer in scheduler._suspects:
+                assert scheduler.deadline is not None, "it will come back"
+                assert {other.peer for other in scheduler.nodes.values()} - {node.peer}
+                continue
             for task in scheduler._waiting:
-                others = [other for other in scheduler.nodes.values() if other is not node]
                 went_wrong = {node.key, node.peer} & task.tried
                 assert went_wrong, "it could have been sent here"
-                assert any(not {other.key, other.peer} & task.tried for other in others)
+                assert any(
+                    len({other.key, other.peer} & task.tried) < len(went_wrong)
+                    for other in scheduler.nodes.values()
+                    if other.peer not in scheduler._suspects
+                )
             if scheduler._exhausted:
                 continue
             if scheduler._full():

@@ -380,6 +380,91 @@ def test_stragglers_are_forgotten_when_the_job_stops() -> None:
     assert bench.scheduler.deadline is None
 
 
+# ---- agents on which everything goes wrong
+
+
+def with_bad_agent(policy: Policy | None = None) -> Bench:
+    """Node a of agent 0 has failed task 0, b of agent 1 has had a result; one more such and ..."""
+    bench = Bench(range(20), policy or Policy(max_failed_tasks=2))
+    bench.join("a")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0) == ["retry 0 by a: oops", "ask a", "send 2.0 to a"]
+    assert bench.result("b", 1)[:2] == ["merge 1 of b by b", "send 0.1 to b"]
+    return bench
+
+
+def test_an_agent_on_which_all_goes_wrong_is_set_aside_at_no_charge() -> None:
+    bench = with_bad_agent()
+    assert bench.failure("a", 2) == ["aside 0 for 10: oops", "retry 2 by a: oops"]
+    assert [bench.tasks[task].failures for task in (0, 2)] == [0, 0]
+    assert bench.join("c") == []
+    assert bench.scheduler.deadline == 10.0
+    assert bench.result("b", 0, 1) == ["merge 0 of a by b", "send 2.1 to b"]
+    assert bench.pass_time(9) == []
+    assert bench.pass_time(1)[:2] == ["ask a", "send 3.0 to a"]
+
+
+def test_what_goes_wrong_on_an_agent_that_is_set_aside_is_not_charged() -> None:
+    bench = Bench(range(20), Policy(max_failed_tasks=2))
+    bench.join("acd")
+    bench.join("b", peer=1)
+    bench.failure("a", 0)
+    bench.result("b", 3)
+    assert bench.failure("c", 1)[0] == "aside 0 for 10: oops"
+    assert bench.lose("d", Loss.DIED) == ["retry 2 by d: gone", "timeout d"]
+    assert [bench.tasks[task].failures for task in (0, 1, 2)] == [0, 0, 0]
+
+
+def test_deaths_set_aside_too() -> None:
+    bench = with_bad_agent()
+    bench.join("c")
+    assert bench.lose("c", Loss.DIED)[0] == "aside 0 for 10: gone"
+
+
+def test_should_all_others_go_whoever_is_set_aside_is_needed() -> None:
+    bench = with_bad_agent()
+    bench.failure("a", 2)
+    assert bench.lose("b", Loss.LEFT) == ["send 0.2 to a"]
+
+
+def test_an_agent_that_is_alone_is_not_set_aside() -> None:
+    bench = with_bad_agent()
+    bench.lose("b", Loss.LEFT)
+    assert not any("aside" in step for step in bench.failure("a", 2))
+    assert bench.tasks[2].failures == 1
+
+
+def test_where_all_agents_fail_tasks_fail_in_the_end() -> None:
+    bench = Bench("x", Policy(max_failed_tasks=1, max_attempts=3))
+    bench.join("a")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0) == ["retry 0 by a: oops", "send 0.1 to b"]
+    assert bench.failure("b", 0, 1) == ["retry 0 by b: oops", "send 0.2 to a"]
+    assert bench.failure("a", 0, 2)[0] == "fail 0 by a: oops"
+
+
+def test_an_agent_that_went_away_is_forgotten() -> None:
+    bench = with_bad_agent()
+    bench.lose("a", Loss.LEFT)
+    assert not bench.scheduler._suspects.exist
+
+
+def test_another_agent_is_tried_before_another_node_of_the_same() -> None:
+    bench = Bench("x")
+    bench.join("ac")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0)[1:] == ["send 0.1 to b"]
+    assert bench.failure("b", 0, 1)[1:] == ["send 0.2 to c"]
+
+
+def test_a_second_try_does_not_go_to_an_agent_that_is_set_aside() -> None:
+    bench = with_bad_agent(Policy(max_failed_tasks=2, speculate=True))
+    bench.failure("a", 2)
+    bench.data.clear()
+    bench.join("c")
+    assert not any("send" in step for step in bench.pass_time(5))
+
+
 # ---- late, repeated and false results
 
 
