@@ -228,6 +228,7 @@ class Scheduler:
         self._exhausted = False
         self._stopped = False
         self._suspects: Suspects[OpenTask] = Suspects(policy.max_failed_tasks)
+        self._aside = self._suspects.aside
         self._results = 0
         self._result_seconds = 0.0
         self._look_at: float | None = None  # when to look for tasks that take long
@@ -339,11 +340,11 @@ class Scheduler:
     def _blame(self, task: OpenTask, node: Node, reason: str) -> None:
         """Count a failure for its task, unless everything goes wrong with that agent."""
         task.tried |= {node.key, node.peer}
-        if node.peer in self._suspects:
+        if node.peer in self._aside:
             return
         task.failures += 1
         if not any(
-            other.peer != node.peer and other.peer not in self._suspects
+            other.peer != node.peer and other.peer not in self._aside
             for other in self._nodes.values()
         ):
             return  # there is nobody else
@@ -351,7 +352,7 @@ class Scheduler:
         for charged in before:
             charged.failures -= charged.id in self._tasks
         if before:
-            back_at = self._suspects.back_at(node.peer)
+            back_at = self._aside[node.peer]
             self._steps.append(
                 SetAside(node.key, node.peer, len(before), back_at - self.now, reason)
             )
@@ -363,7 +364,7 @@ class Scheduler:
         peers = {node.peer for node in self._nodes.values()}
         if peer not in peers:
             self._suspects.gone(peer)
-        if all(other in self._suspects for other in peers):
+        if all(other in self._aside for other in peers):
             self._suspects.pardon()
 
     def _spent(self, task: OpenTask) -> bool:
@@ -494,10 +495,12 @@ class Scheduler:
         node.learn(seconds, task.size + size)
         if node.depth != depth:
             self._refresh(node)
-        self._suspects.succeeded(node.peer)
+        if self._suspects.exist:
+            self._suspects.succeeded(node.peer)
         self._results += 1
         self._result_seconds += seconds
-        self._watch()
+        if self._look_at is None:
+            self._watch()
         self._close(task)
         task.payload, task.size = (), size
         self._unsettled += 1
@@ -570,11 +573,12 @@ class Scheduler:
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
+        nodes, aside = self._nodes, self._aside
         for key in self._idle:
-            if (node := self._nodes[key]).peer not in self._suspects:
+            if (node := nodes[key]).peer not in aside:
                 yield node
         for key in self._hungry:
-            if key not in self._idle and (node := self._nodes[key]).peer not in self._suspects:
+            if key not in self._idle and (node := nodes[key]).peer not in aside:
                 yield node
 
     def _waiting_for(self, node: Node) -> OpenTask | None:
@@ -587,7 +591,7 @@ class Scheduler:
         return not near or not any(
             self._nearness(task, other) < near
             for other in self._nodes.values()
-            if other.peer not in self._suspects
+            if other.peer not in self._aside
         )
 
     @staticmethod
@@ -602,7 +606,8 @@ class Scheduler:
             node.begun_at = self.now
         node.open[task.id] = attempt
         self._refresh(node)
-        self._watch()
+        if self._look_at is None:
+            self._watch()
         return Assign(node, task, attempt)
 
     # ---- stragglers
@@ -648,7 +653,7 @@ class Scheduler:
         good = [
             node
             for node in map(self._nodes.__getitem__, self._idle)
-            if node.key not in task.tried and node.peer not in self._suspects
+            if node.key not in task.tried and node.peer not in self._aside
         ]
         worse = task.tried | {first.peer}
         return min(good, key=lambda node: node.peer in worse, default=None)

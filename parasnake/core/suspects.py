@@ -36,25 +36,18 @@ class Suspects(Generic[T]):
     def __init__(self, max_failed: int = MAX_FAILED_TASKS) -> None:
         self._max_failed = max_failed
         self._records: dict[PeerId, _Record[T]] = {}
-        self._back_at: dict[PeerId, float] = {}
+        self.aside: dict[PeerId, float] = {}
+        """Those who are set aside, and when they come back; not to be changed."""
 
     @property
     def exist(self) -> bool:
         """Whether anything went wrong on an agent since its last result."""
         return bool(self._records)
 
-    def __contains__(self, peer: PeerId) -> bool:
-        """Whether this agent is set aside."""
-        return peer in self._back_at
-
     @property
     def deadline(self) -> float | None:
         """When the next one that is set aside comes back."""
-        return min(self._back_at.values(), default=None)
-
-    def back_at(self, peer: PeerId) -> float:
-        """When this agent comes back."""
-        return self._back_at[peer]
+        return min(self.aside.values(), default=None)
 
     def succeeded(self, peer: PeerId) -> None:
         """A result of this agent has come."""
@@ -72,7 +65,7 @@ class Suspects(Generic[T]):
         record.failed.setdefault(task_id, []).append(task)
         if len(record.failed) < self._max_failed or results == record.results_before:
             return []
-        self._back_at[peer] = now + record.rest
+        self.aside[peer] = now + record.rest
         record.rest = min(2 * record.rest, LAST_REST_S)
         charged = [task for tasks in record.failed.values() for task in tasks]
         record.failed.clear()
@@ -81,13 +74,13 @@ class Suspects(Generic[T]):
     def gone(self, peer: PeerId) -> None:
         """All nodes of this agent are gone."""
         self._records.pop(peer, None)
-        self._back_at.pop(peer, None)
+        self.aside.pop(peer, None)
 
     def tick(self, now: float) -> None:
         """Time has passed."""
-        for peer in [peer for peer, time in self._back_at.items() if now >= time]:
-            del self._back_at[peer]
+        for peer in [peer for peer, time in self.aside.items() if now >= time]:
+            del self.aside[peer]
 
     def pardon(self) -> None:
         """Nobody else is left: those who are set aside may try again."""
-        self._back_at.clear()
+        self.aside.clear()

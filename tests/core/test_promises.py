@@ -361,7 +361,7 @@ class World(RuleBasedStateMachine):
         for node in scheduler.nodes.values():
             if node.open:
                 continue
-            if node.peer in scheduler._suspects:
+            if node.peer in scheduler._suspects.aside:
                 assert scheduler.deadline is not None, "it will come back"
                 assert {other.peer for other in scheduler.nodes.values()} - {node.peer}
                 continue
@@ -371,7 +371,7 @@ class World(RuleBasedStateMachine):
                 assert any(
                     len({other.key, other.peer} & task.tried) < len(went_wrong)
                     for other in scheduler.nodes.values()
-                    if other.peer not in scheduler._suspects
+                    if other.peer not in scheduler._suspects.aside
                 )
             if scheduler._exhausted:
                 continue

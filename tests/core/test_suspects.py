@@ -27,15 +27,15 @@ def begun() -> Suspects[str]:
 def test_whoever_fails_several_tasks_while_others_succeed_is_set_aside() -> None:
     suspects = begun()
     assert not fail(suspects, *range(1, MAX_FAILED_TASKS - 1))
-    assert BAD not in suspects
+    assert BAD not in suspects.aside
     assert fail(suspects, 9, now=7.0) == ["task 0", "task 1", "task 2", "task 3", "task 9"]
-    assert BAD in suspects
-    assert OTHER not in suspects
-    assert suspects.deadline == suspects.back_at(BAD) == 7 + FIRST_REST_S
+    assert BAD in suspects.aside
+    assert OTHER not in suspects.aside
+    assert suspects.deadline == suspects.aside[BAD] == 7 + FIRST_REST_S
     suspects.tick(16.9)
-    assert BAD in suspects
+    assert BAD in suspects.aside
     suspects.tick(17.0)
-    assert BAD not in suspects
+    assert BAD not in suspects.aside
     assert suspects.deadline is None
 
 
@@ -48,7 +48,7 @@ def test_one_task_that_fails_again_and_again_says_nothing() -> None:
 def test_nor_do_failures_while_nobody_succeeds() -> None:
     suspects = begun()
     assert not fail(suspects, *range(1, 100), results=0)
-    assert BAD not in suspects
+    assert BAD not in suspects.aside
 
 
 def test_a_result_clears_an_agent() -> None:
@@ -66,7 +66,7 @@ def test_the_time_doubles_up_to_a_limit() -> None:
     for turn in range(8):
         fail(suspects, 0, results=turn)
         assert fail(suspects, 1, 2, 3, 4, results=turn + 1)
-        rests.append(suspects.back_at(BAD))
+        rests.append(suspects.aside[BAD])
         suspects.tick(1e9)
     assert rests == [10, 20, 40, 80, 160, 320, 600, 600]
     assert rests[-1] == LAST_REST_S
@@ -76,6 +76,6 @@ def test_pardon_and_those_who_are_gone() -> None:
     suspects = begun()
     fail(suspects, 1, 2, 3, 4)
     suspects.pardon()
-    assert BAD not in suspects
+    assert BAD not in suspects.aside
     suspects.gone(BAD)
     assert not suspects.exist
