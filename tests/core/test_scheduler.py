@@ -369,6 +369,16 @@ def test_a_task_that_has_failed_too_often_has_failed_though_a_copy_runs() -> Non
     assert not bench.wanted
 
 
+def test_in_order_what_a_full_window_waits_for_gets_a_second_node() -> None:
+    bench = Bench("wxyz", Policy(ordered=True, max_held=1, speculate=True))
+    bench.join("ab")
+    assert bench.result("b", 1) == []
+    assert bench.pass_time(2) == ["send 0.1 to b"]
+    assert bench.result("b", 0, 1) == [
+        *["merge 0 of a by b", "merge 1 of b by b", "ask b", "send 2.0 to b"],
+    ]
+
+
 def test_nothing_is_computed_twice_without_speculation() -> None:
     bench = with_straggler(Policy())
     assert bench.pass_time(1000) == []
