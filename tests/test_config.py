@@ -57,6 +57,7 @@ def test_defaults() -> None:
         "max_losses": 10,
         "secret_key": None,
         "key_file": None,
+        "journal": None,
         "progress": None,
         "verbose": 0,
         "sources": {},
