@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from .core.ids import JobId, NodeKey
-from .core.journal import LAYOUTS, Entry, Quiet, write
-from .core.messages import Buffer, MessageReader
+from .core.ids import JobId, NodeKey, TaskId
+from .core.journal import LAYOUTS, Entry, Quiet, write, write_handed_out, write_merged
+from .core.messages import Buffer, MessageReader, Parts
 from .errors import ConfigurationError, JournalError, MessageError
 
 FORMAT = 1
@@ -193,6 +193,7 @@ class Journal:
         self._pending: list[Buffer] = []
         self._size = 0
         self._quiet = Quiet()
+        self._is_quiet = False
         self._broken = False
         with contextlib.ExitStack() as opened:
             lock = opened.enter_context(contextlib.closing(_connect(_lock_file(path), 0.0)))
@@ -244,16 +245,34 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Write this soon."""
-        if self._quiet:
-            for quiet in self._quiet.take():
-                self._size += write(quiet, self._pending)
-        self._size += write(entry, self._pending)
-        if self._size > PENDING_BYTES:
-            self.commit()
+        self._end_quiet()
+        self._added(write(entry, self._pending))
+
+    def handed_out(self, task: TaskId, node: NodeKey, payload: Parts) -> None:
+        """Write a ``HandedOut`` soon."""
+        self._end_quiet()
+        self._added(write_handed_out(task, node, payload, self._pending))
+
+    def merged(self, task: TaskId, node: NodeKey, seconds: float, payload: Parts) -> None:
+        """Write a ``Merged`` soon."""
+        self._end_quiet()
+        self._added(write_merged(task, node, seconds, payload, self._pending))
 
     def nothing(self, node: NodeKey) -> None:
         """``new_data`` had nothing for this node: that is written before the next entry."""
         self._quiet.add(node)
+        self._is_quiet = True
+
+    def _end_quiet(self) -> None:
+        if self._is_quiet:
+            self._is_quiet = False
+            for entry in self._quiet.take():
+                self._size += write(entry, self._pending)
+
+    def _added(self, size: int) -> None:
+        self._size += size
+        if self._size > PENDING_BYTES:
+            self.commit()
 
     def commit(self) -> None:
         """See that all that was noted survives the end of this process.

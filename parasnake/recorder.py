@@ -13,6 +13,9 @@ from parasnake.core.scheduler import Scheduler
 from parasnake.hooks import HookTable
 from parasnake.journal import Journal
 
+RECORDED = frozenset({tasks.Merge, tasks.Retry, tasks.Fail, tasks.TellTimeout, tasks.Reclaimed})
+"""The steps that are written down before they are done."""
+
 
 class Recorder:
     """What stands between a server and its journal.
@@ -41,16 +44,14 @@ class Recorder:
     def before(self, step: Step) -> None:
         """See that this step is in the journal; together with all that come after it for certain.
 
-        One commit for many results is what makes a journal cheap.
+        One commit for many results is what makes a journal cheap. Only for steps in ``RECORDED``.
         """
-        if type(step) not in _RECORDED:
-            return
         if self._ahead:
             self._ahead -= 1
             return
         self._note(step)
         for later in self._scheduler.pending:
-            if type(later) in _RECORDED:
+            if type(later) in RECORDED:
                 self._note(later)
                 self._ahead += 1
         self._journal.commit()
@@ -59,13 +60,18 @@ class Recorder:
         """``new_data`` has given the newest task, for this node."""
         if payload or self._hooks.failed is not None:
             task = TaskId(self._scheduler.handed_out - 1)
-            self._journal.note(entries.HandedOut(task, node, payload))
+            self._journal.handed_out(task, node, payload)
 
     def _note(self, step: Step) -> None:
+        if type(step) is tasks.Merge:
+            task, node, seconds, payload = step
+            self._journal.merged(task.id, node, seconds, payload)
+        else:
+            self._note_trouble(step)
+
+    def _note_trouble(self, step: Step) -> None:
         note = self._journal.note
         match step:
-            case tasks.Merge(task, node, seconds, payload):
-                note(entries.Merged(task.id, node, seconds, payload))
             case tasks.Retry(task):
                 note(entries.Charged(task.id, task.failures, task.losses))
             case tasks.Fail(task, node, reason, remote):
@@ -81,6 +87,3 @@ class Recorder:
                     note(entries.TimedOut(node))
             case _:
                 note(entries.TakenBack())
-
-
-_RECORDED = frozenset({tasks.Merge, tasks.Retry, tasks.Fail, tasks.TellTimeout, tasks.Reclaimed})

@@ -36,7 +36,7 @@ from parasnake.hooks import Hook, HookTable
 from parasnake.journal import Facts, Journal
 from parasnake.links import Connection
 from parasnake.loop import Loop
-from parasnake.recorder import Recorder
+from parasnake.recorder import RECORDED, Recorder
 from parasnake.replay import EXHAUSTED, Replay
 from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
@@ -362,7 +362,7 @@ class Server:
             step = self._farm.next_step()
             if step is None:
                 return False
-            if self._recorder is not None:
+            if self._recorder is not None and type(step) in RECORDED:
                 self._recorder.before(step)
             self._perform[type(step)](step)
             if self._changed and self._hooks.job_done and self._is_done():

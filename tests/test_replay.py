@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from helpers import wait_until
 
 from parasnake import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from parasnake import (
     Parasnake,
     ReplayError,
     TaskFailed,
+    journal,
 )
 from parasnake.core.ids import JobId, NodeKey, TaskId
 from parasnake.core.journal import (
@@ -72,10 +74,10 @@ def kinds(path: Path) -> list[type[Entry]]:
 
 def write(path: Path, *written: Entry, app: str = "test") -> None:
     """Write a journal as a server would have."""
-    journal = Journal(path, Facts(app, JobId(bytes(16)), "", "0.2", 1e9))
+    file = Journal(path, Facts(app, JobId(bytes(16)), "", "0.2", 1e9))
     for entry in written:
-        journal.note(entry)
-    journal.close()
+        file.note(entry)
+    file.close()
 
 
 def handed_out(number: int, data: object, node: bytes = b"n" * 16) -> HandedOut:
@@ -201,8 +203,20 @@ class TestResume:
             return app
 
         first = run(make(), path)
-        assert len(first) < 300
         assert run(make(), path) == first
+
+    def test_results_behind_the_end_of_a_job_are_not_merged_after_all(self, path: Path) -> None:
+        tasks = [0, 1, 2, 3]
+        write(
+            path,
+            *(handed_out(task, task) for task in tasks),
+            *(merged(task, task) for task in tasks),
+        )
+        file = Journal(path, Facts("test", JobId(bytes(16)), "", "0.2", 1e9))
+        file.finish(2)
+        file.close()
+        app, _ = collector(numbers)
+        assert run(app, path) == [0, 1]
 
     def test_the_job_is_the_same(self, path: Path) -> None:
         app, _ = collector(numbers, stop_after=1)
@@ -477,6 +491,42 @@ class TestChangedScripts:
         app, _ = collector(numbers)
         with pytest.raises(JournalError, match="out of order"):
             run(app, path)
+
+
+class TestDisk:
+    def test_a_write_that_fails_stops_the_job_and_nothing_is_lost(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fill_the_disk() -> None:
+            monkeypatch.setattr(journal, "_ADD_ROW", "INSERT INTO full VALUES (?, ?, ?, ?)")
+
+        many = numbers_of(*range(2000))
+        app, found = collector(many, 20, end=fill_the_disk)
+        with pytest.raises(JournalError, match="cannot be written") as caught:
+            run(app, path)
+        assert caught.value.exit_status == 1
+        known = [entry.task for entry in entries(path) if isinstance(entry, Merged)]
+        assert known[: len(found)] == found, "no hook has seen what is not in the journal"
+
+        monkeypatch.undo()
+        app, _ = collector(many)
+        assert sorted(run(app, path)) == list(range(2000))
+
+    def test_hand_outs_are_written_before_long(self, path: Path, tmp_path: Path) -> None:
+        """Also while nothing is merged: nodes may hold their results for a server that comes back."""
+
+        def process(data: int) -> int:
+            wait_until((tmp_path / "go").exists)
+            return data
+
+        app, found = collector(numbers, process=process)
+        done = threading.Thread(target=run, args=(app, path))
+        done.start()
+        wait_until(lambda: path.exists() and kinds(path).count(HandedOut) >= 2)
+        assert Merged not in kinds(path)
+        (tmp_path / "go").touch()
+        done.join()
+        assert sorted(found) == list(range(300))
 
 
 class TestLostNodes:

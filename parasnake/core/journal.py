@@ -6,7 +6,7 @@ entry is on the disk before the hook is called that it tells of.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .ids import NodeKey, TaskId
 from .messages import HEADER, Buffer, Layout, Parts, encode
@@ -94,22 +94,39 @@ LAYOUTS: dict[type[Entry], Layout] = {
 }
 
 
-def write(entry: Entry, pieces: list[Buffer]) -> int:
-    """Append the bytes of an entry to ``pieces``; returns how many they are."""
-    layout = LAYOUTS[type(entry)]
-    if not layout.payload:
-        (content,) = encode(entry, LAYOUTS)
-        pieces.append(content)
-        return len(content)
-    # Most entries come here, and what they cost is what a journal costs.
-    fields: tuple[Any, ...] = entry
-    payload: Parts = fields[-1]
-    size = layout.struct.size
+# Nearly all entries are of two kinds, and what they cost is what a journal costs: these two are
+# written without being made first.
+
+_HANDED_OUT, _MERGED = LAYOUTS[HandedOut], LAYOUTS[Merged]
+
+
+def write_handed_out(task: TaskId, node: NodeKey, payload: Parts, pieces: list[Buffer]) -> int:
+    """Append the bytes of a ``HandedOut`` to ``pieces``; returns how many they are."""
+    size = _HANDED_OUT.struct.size
     for part in payload:
         size += len(part)
-    pieces.append(layout.head.pack(layout.kind, size, *fields[:-1]))
+    pieces.append(_HANDED_OUT.head.pack(_HANDED_OUT.kind, size, task, node))
     pieces += payload
     return HEADER.size + size
+
+
+def write_merged(
+    task: TaskId, node: NodeKey, seconds: float, payload: Parts, pieces: list[Buffer]
+) -> int:
+    """Append the bytes of a ``Merged`` to ``pieces``; returns how many they are."""
+    size = _MERGED.struct.size
+    for part in payload:
+        size += len(part)
+    pieces.append(_MERGED.head.pack(_MERGED.kind, size, task, node, seconds))
+    pieces += payload
+    return HEADER.size + size
+
+
+def write(entry: Entry, pieces: list[Buffer]) -> int:
+    """Append the bytes of any entry to ``pieces``; returns how many they are."""
+    content = encode(entry, LAYOUTS)
+    pieces += content
+    return sum(map(len, content))
 
 
 def nodes_of(entry: Nothing) -> list[NodeKey]:
@@ -130,9 +147,6 @@ class Quiet:
         self._nodes: tuple[NodeKey, ...] = ()
         self._times = 0
         self._entries: list[Nothing] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._round) or bool(self._times)
 
     def add(self, node: NodeKey) -> None:
         """There was nothing for this node."""

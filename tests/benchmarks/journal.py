@@ -3,12 +3,13 @@
 usage: journal.py [--tasks N] [--rounds N] [--bytes N] [--local N]
 
 A task's data and its result have so many bytes each. Both kinds of run are in one process, one after
-the other, so that a busy machine disturbs both; the best round of each counts.
+the other, so that a busy machine disturbs both; the median of each counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,21 +54,21 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=100)
     parser.add_argument("--local", type=int, default=2)
     given = parser.parse_args()
-    best = {kind: (float("inf"), float("inf")) for kind in ("without", "with")}
+    times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for turn in range(given.rounds):
-            for kind, before in best.items():
+            for kind, measured in times.items():
                 path = Path(folder) / f"{turn}" if kind == "with" else None
-                measured = seconds_of(given.tasks, given.bytes, given.local, path)
-                best[kind] = min(before, measured)
-                print(f"{kind:>8}: {given.tasks / measured[0]:8.0f} tasks/s, server's own "
-                      f"{measured[1] / given.tasks * 1e6:6.2f} us/task")  # fmt: skip
-    without, kept = best["without"], best["with"]
-    print(
-        f"a journal costs {(kept[1] - without[1]) / given.tasks * 1e6:.2f} us/task of the server, "
-        f"{(kept[0] - without[0]) / given.tasks * 1e6:.2f} us/task in all: "
-        f"{100 * (kept[0] / without[0] - 1):.1f} % more time"
-    )
+                measured.append(seconds_of(given.tasks, given.bytes, given.local, path))
+                rate, own = given.tasks / measured[-1][0], measured[-1][1] / given.tasks * 1e6
+                print(f"{kind:>8}: {rate:8.0f} tasks/s, server's own {own:6.2f} us/task")
+    for what, column in (("in all", 0), ("of the server's own", 1)):
+        without, kept = (
+            statistics.median(measured[column] for measured in times[kind])
+            for kind in ("without", "with")
+        )
+        cost, share = (kept - without) / given.tasks * 1e6, 100 * (kept / without - 1)
+        print(f"a journal costs {cost:.2f} us/task {what}, {share:.1f} % (medians)")
 
 
 if __name__ == "__main__":
