@@ -50,6 +50,13 @@ CREATE TABLE stream (
     seq INTEGER PRIMARY KEY, at REAL NOT NULL, crc INTEGER NOT NULL, bytes BLOB NOT NULL
 );
 """
+_NOT_NOW = frozenset(
+    {
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+    }
+)
+"""What SQLite says when a file may be in order, and cannot be read by this process or just now."""
 _ADD_META = "INSERT INTO meta VALUES (?, ?)"
 _ADD_ROW = "INSERT INTO stream VALUES (?, ?, ?, ?)"
 
@@ -392,7 +399,7 @@ def _reading(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:
             raise _no_journal(path) from error
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        if code in _NOT_NOW:
             raise ConfigurationError(f"journal {path}: it cannot be opened: {error}") from error
         raise _damaged(path, str(error)) from error
 
