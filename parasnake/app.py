@@ -187,6 +187,8 @@ class Parasnake:
         TaskFailed: a task has failed for good, and there is no ``failed`` hook
         HookError: a hook on the server raised; the cause is its exception
         ConnectError, ConnectionLostError, RefusedError, NodeFailed: see there; only on a node
+        JournalError: the journal cannot be written, or is damaged
+        ReplayError: the script does not do what its journal says it did (a ``ConfigurationError``)
         Interrupted: SIGINT or SIGTERM came
         """
         return self._run(server, local, Config.load(settings))
@@ -299,6 +301,12 @@ class Parasnake:
         """What the server is at just now; None if this app is not running as a server."""
         running = self._running
         return running.status() if isinstance(running, Server) else None
+
+    @property
+    def replaying(self) -> bool:
+        """Whether hooks are just being called again as a journal tells, and not for the first time."""
+        running = self._running
+        return isinstance(running, Server) and running.replaying
 
     def main(
         self, parser: argparse.ArgumentParser | None = None, argv: Sequence[str] | None = None

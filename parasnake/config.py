@@ -175,6 +175,7 @@ class Config:
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
     key_file: a file to read the key from; not looked at if there is a ``secret_key``
+    journal: the file from which the server can go on after any end; None: it keeps none
     progress: whether the server shows a progress line; None: on a terminal only
     verbose: how much detail the log has; 0: what everybody wants to know
     sources: in words, where each setting that is no default came from
@@ -241,6 +242,9 @@ class Config:
     )
     key_file: Path | None = field(
         default=None, metadata=_rule("the name of a file that holds a key", _file)
+    )
+    journal: Path | None = field(
+        default=None, metadata=_rule("the name of a file, which may be a new one", _file)
     )
     progress: bool | None = field(
         default=None,

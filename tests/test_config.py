@@ -59,6 +59,7 @@ def test_defaults() -> None:
         "speculate": True,
         "secret_key": None,
         "key_file": None,
+        "journal": None,
         "progress": None,
         "verbose": 0,
         "sources": {},

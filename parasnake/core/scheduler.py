@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from hashlib import blake2b
@@ -272,6 +272,11 @@ class Scheduler:
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
 
     @property
+    def pending(self) -> Iterable[Step]:
+        """The steps that are certain already, in the order in which they will come."""
+        return self._steps
+
+    @property
     def unmerged_bytes(self) -> int:
         """Bytes of results that could be merged at once.
 
@@ -291,6 +296,43 @@ class Scheduler:
         if self._idle:
             times += [self._ask_again_at, self._look_at]
         return min((time for time in times if time is not None), default=None)
+
+    def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
+        """The tasks that wait for the user to hand out the data of this lost node again."""
+        for tasks in self._forgotten.values():
+            yield from (task for task in tasks if task.owner == owner)
+
+    # ---- a job that began earlier
+
+    def restore(
+        self,
+        tasks: Iterable[OpenTask],
+        *,
+        forgotten: Iterable[OpenTask],
+        handed_out: int,
+        exhausted: bool,
+    ) -> None:
+        """Go on with a job that another server has begun, before any node joins.
+
+        Parameters
+        ----------
+        tasks: handed out and not settled; they keep their ids and owners and wait to be sent. One
+            without a payload could not be sent, and fails again
+        forgotten: those that wait for the user to hand out their data again
+        handed_out: how many tasks ``new_data`` has given
+        exhausted: whether the generator has ended
+        """
+        tasks = list(tasks)
+        self._next_id, self._exhausted = handed_out, exhausted
+        self._turn = min((task.id for task in tasks), default=handed_out)
+        for task in tasks:
+            self._tasks[task.id] = task
+            if task.payload:
+                self._waiting.append(task)
+            else:
+                self._fail(task, task.owner, "its data cannot be sent", "")
+        for task in forgotten:
+            self._forgotten.setdefault(_digest(task.payload), []).append(task)
 
     # ---- nodes
 

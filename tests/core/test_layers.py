@@ -19,11 +19,22 @@ LAYERS = [
     # How things are done.
     {
         *("arguments", "byvalue", "child", "config", "death", "functions", "hooks", "isolation"),
-        *("keys", "links", "logs", "loop", "net", "payload", "places", "processes", "script"),
+        *(
+            "journal",
+            "keys",
+            "links",
+            "logs",
+            "loop",
+            "net",
+            "payload",
+            "places",
+            "processes",
+            "script",
+        ),
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "gate", "here", "local", "report", "server"},
+    {"agent", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},
@@ -38,6 +49,7 @@ CORE = [
     "noise",
     "records",
     "messages",
+    "journal",
     "session",
     "seeds",
     "suspects",
