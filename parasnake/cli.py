@@ -57,6 +57,10 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a node waits for its server (300)"},
     ),
     (
+        ("--reconnect-timeout",),
+        {"metavar": "SECONDS", "help": "how long a node waits for a lost server (300)"},
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),

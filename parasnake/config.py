@@ -169,6 +169,7 @@ class Config:
     start_method: how workers start; "auto": by fork where that is safe, else by spawn
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
+    reconnect_timeout: seconds that an agent waits for its server to come back
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
@@ -213,6 +214,10 @@ class Config:
         metadata=_rule("a number of seconds above 0", _seconds(zero=False), _read_float),
     )
     connect_timeout: float = field(
+        default=300.0,
+        metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
+    )
+    reconnect_timeout: float = field(
         default=300.0,
         metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
     )

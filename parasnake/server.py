@@ -237,6 +237,7 @@ class Server:
 
     def _serve_until_over(self) -> bool:
         while True:
+            self._farm.acknowledge()
             more = self._work()
             if self._over:
                 return False

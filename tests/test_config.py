@@ -53,6 +53,7 @@ def test_defaults() -> None:
         "start_method": "auto",
         "heartbeat_timeout": 300.0,
         "connect_timeout": 300.0,
+        "reconnect_timeout": 300.0,
         "max_attempts": 3,
         "max_losses": 10,
         "secret_key": None,
@@ -112,6 +113,7 @@ def test_repr_has_no_key() -> None:
         ("heartbeat_timeout", 10, 10.0),
         ("heartbeat_timeout", np.float32(2), 2.0),
         ("connect_timeout", 0, 0.0),
+        ("reconnect_timeout", 0, 0.0),
         ("max_attempts", 1, 1),
         ("max_losses", 1, 1),
         ("secret_key", KEY, KEY),
@@ -174,6 +176,7 @@ ABOVE_ZERO = "a number of seconds above 0"
         ("heartbeat_timeout", True, "True", ABOVE_ZERO),
         ("heartbeat_timeout", "10", "'10'", ABOVE_ZERO),
         ("connect_timeout", -1, "-1", "a number of seconds from 0"),
+        ("reconnect_timeout", -1, "-1", "a number of seconds from 0"),
         ("max_attempts", 0, "0", FROM_ONE),
         ("max_losses", 0, "0", FROM_ONE),
         ("key_file", "", "''", "the name of a file that holds a key"),
@@ -376,8 +379,8 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
         f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
-        f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, secret_key, "
-        f"start_method, verbose, workers"
+        f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, "
+        f"reconnect_timeout, secret_key, start_method, verbose, workers"
     )
 
 
