@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import logging
@@ -102,6 +101,8 @@ async def in_background(work: Work, *, cancel: Callable[[], object], wait_for_en
     cancel: is called when the awaiting task is cancelled, and makes ``work`` return soon
     wait_for_end: whether the cancelled task waits for that; a second cancellation ends the wait
     """
+    import asyncio  # is there already, and every other program starts faster without it
+
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
 

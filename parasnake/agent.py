@@ -27,6 +27,7 @@ from parasnake.errors import (
     ConnectError,
     Interrupted,
     ParasnakeError,
+    PayloadError,
     ProtocolError,
     RefusedError,
     WrongKeyError,
@@ -203,11 +204,11 @@ class Agent:
         self._go(str(error), error)
 
     def _go(self, reason: str, error: ParasnakeError | None) -> None:
-        if self._connection is None:
+        if self._crew.welcome is not None:
+            self._crew.leave(reason, error)
+        else:  # there is nothing to hand back, and each new connection would have a new crew
             self._error, self._over = error, True
             log.info("%s: %s", self._name, reason)
-        else:
-            self._crew.leave(reason, error)
 
     def _new_crew(self) -> Crew:
         hello = Hello(
@@ -292,7 +293,10 @@ class Agent:
             if self._crew.is_in and self._loop.now() - self._joined_at > LAST_PAUSE_S:
                 self._pause = FIRST_PAUSE_S
             self._crew.lost_server(reason)
-            self._not_connected([f"{self._address}: {reason}"])
+            if not self._over:
+                self._not_connected([f"{self._address}: {reason}"])
+        elif self._over:
+            pass
         elif isinstance(error, RefusedError):
             where = f"{self._address}: {error}"
             self._error = type(error)(f"{where}; {_what_to_do(error)}")
@@ -363,8 +367,8 @@ class Agent:
             closing.append(self._connection.raw)
         try:
             node, process = self._staff.start(closing)
-        except OSError as error:
-            self._crew.not_started(step.slot, f"no new process: {error.strerror}")
+        except (OSError, PayloadError) as error:
+            self._crew.not_started(step.slot, f"no new process: {_text(error)}")
             return
         channel = Channel(
             self._loop,
@@ -479,6 +483,10 @@ class Agent:
             post.process.wait(max(0.0, until - self._loop.now()))
         for node in list(self._posts):
             self._dismiss(node)
+
+
+def _text(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _what_to_do(error: RefusedError) -> str:

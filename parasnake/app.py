@@ -141,7 +141,11 @@ class Parasnake:
         return self._register("finish", function)
 
     def _register(self, name: str, function: Function, **options: Any) -> Function:
-        self._hooks.register(name, function, **options)
+        try:
+            self._hooks.register(name, function, **options)
+        except ConfigurationError as error:
+            # A mistake in the script: our frames below this one say nothing about it.
+            raise error.with_traceback(None) from None
         return function
 
     # ---- running

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 from typing import Protocol
 
 from parasnake import net
@@ -27,6 +28,8 @@ UNPROVEN_SECONDS = 10.0
 CROWDED_SECONDS = 1.0
 """... and how long when all slots are taken and others wait."""
 ACCEPTS_AT_ONCE = 64
+RESERVED_DESCRIPTORS = 16
+"""Connections leave so many descriptors to the user's hooks, which may want to open files."""
 ACCEPT_PAUSE_S = 0.5
 """Pause of accepting when descriptors are used up."""
 
@@ -64,6 +67,7 @@ class Gate:
         self._listeners: list[socket.socket] = []
         self._unproven: dict[PeerId, tuple[Connection, float, str]] = {}
         self._next_peer = 0
+        self._descriptors = sys.maxsize
         self._accepting = False
         self._accept_timer: Timer | None = None
         self._unproven_timer: Timer | None = None
@@ -76,7 +80,7 @@ class Gate:
 
     def open(self, bind: str | None, port: int) -> None:
         """Listen; raises ``ConfigurationError`` if that is not possible there."""
-        _raise_descriptor_limit()
+        self._descriptors = _raise_descriptor_limit() - RESERVED_DESCRIPTORS
         self._listeners = net.listen(bind, port)
         for listener in self._listeners:
             listener.setblocking(False)
@@ -124,9 +128,13 @@ class Gate:
                     break
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        self._out_of_descriptors(error)
+                        self._out_of_descriptors(error.errno)
                         return
                     continue  # that one went away before it was taken
+                if sock.fileno() >= self._descriptors:  # the lowest free number was this high
+                    sock.close()
+                    self._out_of_descriptors(errno.EMFILE)
+                    return
                 self._accepted(sock, net.address_text(address))
 
     def _room_for_another(self) -> bool:
@@ -141,13 +149,13 @@ class Gate:
         self._forget_unproven(peer_id, address, "silent, and others wait")
         return True
 
-    def _out_of_descriptors(self, error: OSError) -> None:
+    def _out_of_descriptors(self, code: int) -> None:
         if self._may_log("descriptors", self._loop.now()):
             log.warning(
                 "%s: no more connections for now: %s; those who are in go on "
                 "(a higher 'ulimit -n' helps)",
                 self._name,
-                error.strerror,
+                os.strerror(code),
             )
         self._accept_later(ACCEPT_PAUSE_S)
 
@@ -201,9 +209,15 @@ class Gate:
         self._forget_unproven(peer_id, address, reason)
 
 
-def _raise_descriptor_limit() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):
+def _raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as the system allows, and return how many."""
+    with contextlib.suppress(ImportError):
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            return soft
+    return sys.maxsize

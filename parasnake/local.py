@@ -11,7 +11,7 @@ import sys
 from parasnake import logs, processes
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.config import Config
-from parasnake.errors import NodeFailed, ParasnakeError
+from parasnake.errors import ConnectionLostError, NodeFailed, ParasnakeError
 from parasnake.loop import READ, Loop
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,9 @@ class LocalAgent:
         death = child.wait(LEAVE_SECONDS)
         self._free()
         self._restarts += 1
-        if self._restarts > MAX_RESTARTS or (death is not None and death.exit_status):
+        given_up = death is not None and death.exit_status == ConnectionLostError.exit_status
+        failed = death is not None and death.exit_status and not given_up
+        if failed or self._restarts > MAX_RESTARTS:
             raise NodeFailed(f"the local agent has ended: {death}; its last lines say why")
         log.warning("%s: the local agent has died (%s): starting another", self._name, death)
         self.start(loop, self._port)

@@ -54,7 +54,6 @@ class Loop:
         self._order = itertools.count()
         self._before_wait: dict[Callable[[], None], None] = {}
         self._on_signal: dict[int, Callable[[int], None]] = {}
-        self._on_wake: Callable[[], None] | None = None
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -152,10 +151,6 @@ class Loop:
             signal.set_wakeup_fd(wakeup)
             self._on_signal = {}
 
-    def on_wake(self, callback: Callable[[], None]) -> None:
-        """Have this called from the loop after ``wake``."""
-        self._on_wake = callback
-
     def wake(self) -> None:
         """End the current wait; may be called from any thread, also after ``close``."""
         with contextlib.suppress(OSError):
@@ -169,8 +164,6 @@ class Loop:
         for number in numbers:
             if number in self._on_signal:  # signals of the user's own come here too
                 self._on_signal[number](number)
-            elif not number and self._on_wake is not None:
-                self._on_wake()
 
     # ---- the wait
 

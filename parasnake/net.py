@@ -199,6 +199,10 @@ class Call:
         if code:
             self._failed(os.strerror(code))
             return
+        if sock.getsockname() == sock.getpeername():
+            # TCP lets a socket call itself, if the system chose the very port that it dials.
+            self._failed(os.strerror(errno.ECONNREFUSED))
+            return
         self._socket = None
         self._forget_waiting(sock)
         self._on_connected(sock, self._text)

@@ -24,7 +24,8 @@ LINE_SECONDS = 0.5
 FIRST_LOG_S, LAST_LOG_S = 10.0, 600.0
 """Without a terminal a line comes after this time, then ever more seldom up to the second one."""
 ONCE_A = 60.0
-MAX_REMEMBERED = 1000
+MAX_SOURCES = 100
+"""With lines about so many sources in a minute, there are no others: addresses cost nothing."""
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class Tally:
         if self.failed:
             parts.append(f"{self.failed} {_plural('task', self.failed)} failed")
         if self.dropped:
-            parts.append(f"{self.dropped} still running when the job was done, dropped")
+            parts.append(f"{self.dropped} still running at the end, dropped")
         return ", ".join(parts)
 
 
@@ -257,17 +258,15 @@ def line_wanted(setting: bool | None) -> bool:
 
 @dataclass(slots=True)
 class OnceAMinute:
-    """Lets one log line a minute through for each source."""
+    """Lets one log line a minute through for each source, and not too many for all of them."""
 
-    _last: dict[str, float] = field(default_factory=dict)
+    _last: dict[str, float] = field(default_factory=dict)  # the oldest first
 
     def __call__(self, source: str, now: float) -> bool:
         """Whether a line about this source may be written now."""
-        last = self._last.get(source)
-        if last is not None and now - last < ONCE_A:
-            return False
-        self._last.pop(source, None)
-        if len(self._last) >= MAX_REMEMBERED:
+        while self._last and now - next(iter(self._last.values())) >= ONCE_A:
             del self._last[next(iter(self._last))]
+        if source in self._last or len(self._last) >= MAX_SOURCES:
+            return False
         self._last[source] = now
         return True

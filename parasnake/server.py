@@ -247,9 +247,18 @@ class Server:
                 more = self._scheduler.reclaim()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
-            if self._farm.tick(self._loop.now()):
-                self._changed = True
-            self._throttle()
+            self._tick(now)
+
+    def _tick(self, listened_at: float) -> None:
+        """Look who has been silent until it was last looked what has come.
+
+        Not until now: this process may have been stopped, or slow, since then.
+        """
+        if self._paused:
+            self._farm.forgive(listened_at)
+        if self._farm.tick(listened_at):
+            self._changed = True
+        self._throttle()
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
@@ -274,8 +283,6 @@ class Server:
     def _throttle(self) -> None:
         """Do not read results faster than the result hook takes them."""
         paused = self._scheduler.unmerged_bytes > MAX_UNMERGED_BYTES
-        if paused or self._paused:
-            self._farm.forgive(self._loop.now())
         if paused != self._paused:
             self._paused = paused
             for connection in self._connections.values():
@@ -293,7 +300,7 @@ class Server:
         if self._scheduler.busy and now < self._job_done_at:
             return False
         self._changed = False
-        done = bool(self._call(hook))
+        done: bool = self._call(hook, into=bool)
         after = self._loop.now()
         self._job_done_at = after + JOB_DONE_SHARE * (after - now)
         return done
@@ -343,6 +350,7 @@ class Server:
     def admitted(self, peer: PeerId, connection: Connection, address: str) -> None:
         """A peer has proven that it holds the key."""
         self._connections[peer] = connection
+        connection.pause(self._paused)
         self._farm.connected(peer, address, self._loop.now())
 
     def heard(self, peer: PeerId) -> None:
@@ -478,9 +486,10 @@ class Server:
 
     # ---- small parts
 
-    def _call(self, hook: Hook, **things: Any) -> Any:
+    def _call(self, hook: Hook, *, into: Callable[[Any], Any] | None = None, **things: Any) -> Any:
         try:
-            return hook(**things)
+            value = hook(**things)
+            return into(value) if into else value
         except Exception as error:
             raise HookError(hook.name) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from children import run_script, start_child, start_method
 from hypothesis import HealthCheck, settings
@@ -15,3 +16,7 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
 _PAUSE_S = 0.005
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 30) -> T:
+def wait_until(condition: Callable[[], T | Literal[False] | None], timeout: float = 30) -> T:
     """Wait until the condition gives something true, and return that; at most so many seconds.
 
     Raises

@@ -413,6 +413,26 @@ class TestNodes:
             server.result(60)
         assert wrong_key.value.exit_status == wrong_name.value.exit_status == 4
 
+    def test_workers_that_cannot_be_spawned(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "parasnake")
+        app, node = endless(), Parasnake("endless")
+        lock = threading.Lock()
+
+        @node.process
+        def work(data: int) -> None:
+            lock.acquire()
+
+        with ThreadPoolExecutor(1) as pool:
+            server = pool.submit(
+                app.run, server=True, port=0, bind="127.0.0.1", secret_key=KEY, progress=False
+            )
+            port = wait_until(lambda: app.status and app.status.port)
+            with pytest.raises(NodeFailed, match=r"workers cannot start here: .*lock"):
+                node.run(port=port, secret_key=KEY, start_method="spawn")
+            wait_until(lambda: "left: workers cannot start here: " in caplog.text)
+            app.stop()
+            server.result(60)
+
     def test_node_init_that_raises(self, caplog: pytest.LogCaptureFixture) -> None:
         app = squares()
 

@@ -534,6 +534,28 @@ class TestLostAgents:
         assert "the local agent has died (killed by signal 9 (SIGKILL)): starting an" in run.err
         wait_until(lambda: gone(run))
 
+    def test_the_agent_of_a_local_run_is_frozen(self, start: Start, tmp_path: Path) -> None:
+        run = start("patient.py", "--local", "1", "--heartbeat-timeout", "1.5")
+        old = wait_until(lambda: started(tmp_path))
+        (agent,) = psutil.Process(run.pid).children()
+        agent.suspend()
+        run.wait_for("nothing heard for 2 s")
+        agent.resume()
+        wait_until(lambda: started(tmp_path) - old)
+        (tmp_path / "go").touch()
+        assert run.wait() == 0, run.err
+        assert run.out.splitlines() == ["merged 0", "finished [0]"]
+
+    def test_max_losses(self, start: Start, tmp_path: Path) -> None:
+        server, node = serve(start, "patient.py", "--max-losses", "1")
+        agent = start("patient.py", *node)
+        wait_until(lambda: started(tmp_path))
+        agent.kill()
+        assert server.wait() == 1
+        error = server.err.splitlines()[-1]
+        assert "task 0 has failed after 0 failed attempts and 1 lost node; the last one: " in error
+        assert f"pid {agent.pid}" in error
+
 
 class TestSignalsAtTheServer:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -548,6 +570,21 @@ class TestSignalsAtTheServer:
         assert "finished" not in server.out
         assert server.err.splitlines()[-1] == f"patient.py: stopped by signal {int(number)}"
         wait_until(lambda: gone(agent))
+
+    def test_one_that_was_stopped_for_long_loses_nobody(self, start: Start, tmp_path: Path) -> None:
+        server, node = serve(start, "patient.py", "--heartbeat-timeout", "1.5")
+        agents = [start("patient.py", *node) for _ in range(2)]
+        wait_until(lambda: started(tmp_path))
+        server.wait_for("(?s)(joined.*){2}")
+        server.send(signal.SIGSTOP)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: False, timeout=2.5)  # that is: longer than the heartbeat timeout
+        server.send(signal.SIGCONT)
+        (tmp_path / "go").touch()
+        assert server.wait() == 0
+        for agent in agents:
+            assert agent.wait() == 0, agent.err
+        assert "WARNING" not in server.err
 
     def test_ctrl_c_at_a_local_run(self, start: Start, tmp_path: Path) -> None:
         run = start("patient.py", "--local", "2", "--count", "2")

@@ -15,6 +15,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -438,6 +439,27 @@ def test_open_handshakes_do_not_disturb_who_is_in(
     job.goes_on()
     meet(job)
     job.ends_rightly()
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="no limit can be set here")
+def test_used_up_descriptors_disturb_nobody_who_is_in(
+    start_job: StartJob, sockets: contextlib.ExitStack
+) -> None:
+    job = start_job()
+    limit = job.process.num_fds() + 20
+    job.process.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
+    others = [sockets.enter_context(connect(job.port)) for _ in range(100)]
+    wait_until(lambda: "no more connections for now" in job.server.err, SOON_S)
+    begin, used = time.monotonic(), sum(job.process.cpu_times()[:2])
+    job.goes_on(100)
+    used = sum(job.process.cpu_times()[:2]) - used
+    assert used < (time.monotonic() - begin) / 2, "it does not try again and again"
+    for sock in others:
+        sock.close()
+    job.start_agent()
+    wait_until(lambda: job.server.err.count(" joined") == 2, SOON_S)
+    job.ends_rightly()
+    assert job.server.err.count("no more connections") == 1
 
 
 @pytest.mark.parametrize("stage", ["handshake", "proof"])

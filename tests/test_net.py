@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -296,6 +297,22 @@ def test_a_call_tries_all_addresses(
     wait_for(loop, lambda: outcome)
     assert [address for _, address in outcome.connected] == [f"127.0.0.1:{port}"]
     assert outcome.failed == []
+
+
+def test_a_call_that_reaches_itself_has_reached_nobody(
+    loop: Loop, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+
+    class Unlucky(socket.socket):
+        def connect(self, address: Any, /) -> None:
+            self.bind(("127.0.0.1", port))  # the port that the system might have chosen
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Unlucky)
+    call(loop, outcome, "127.0.0.1", port)
+    wait_for(loop, lambda: outcome)
+    assert outcome.failed == [[f"127.0.0.1:{port}: Connection refused"]]
 
 
 def test_a_call_that_fails_tells_every_address(

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 import pytest
 from helpers import wait_until
+from PIL import Image
 from programs import Program, environment
 
 PROGRAMS = Path(__file__).parent / "programs_0_1"
@@ -83,6 +84,27 @@ def test_mandelbrot(start: Starter, tmp_path: Path, port: str) -> None:
     for node in ended:
         assert node.wait() == 0, node.err
         assert re.fullmatch(r"rows: [1-9]\d*, max_iter: 100\n", node.out)
+
+
+def test_the_example_with_one_of_its_nodes_killed(
+    start: Starter, tmp_path: Path, port: str
+) -> None:
+    example = str(PROGRAMS.parent.parent / "examples" / "mandelbrot_classes.py")
+    server = start(example, "--server", "--port", port, "--size", "640")
+    server.port()
+    killed = start(example, "--port", port)
+    killed.wait_for("joined the server")
+    other = start(example, "--port", port)
+    other.wait_for("joined the server")
+    killed.kill()
+    assert server.wait() == 0, server.err
+    assert other.wait() == 0, other.err
+    assert server.out == "The image is in mandelbrot.png\n"
+    assert "1 agent lost" in server.err.splitlines()[-1]
+    assert "the job is done" in other.err
+    with Image.open(tmp_path / "mandelbrot.png") as image:
+        assert image.tobytes() == plain_mandelbrot(640)
+    assert (tmp_path / "mandelbrot_classes.json").stat().st_mode & 0o077 == 0
 
 
 def test_timeout(start: Starter, port: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -338,6 +339,31 @@ class TestResult:
         assert computed_by != owner
 
 
+class TestSlowHooks:
+    def test_who_is_not_listened_to_is_not_lost(
+        self,
+        app: Parasnake,
+        monkeypatch: pytest.MonkeyPatch,
+        log: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("parasnake.server.MAX_UNMERGED_BYTES", 1)
+        numbers(app, 200)
+        echo(app)
+        merged: list[int] = []
+        both_wait: list[bool] = []
+
+        @app.result
+        def merge(n: int) -> None:
+            merged.append(n)
+            if len(merged) > 50 and len(both_wait) < 2:
+                both_wait.append(True)
+                threading.Event().wait(1.5)
+
+        run(app, 2, heartbeat_timeout=1)
+        assert sorted(merged) == list(range(200))
+        assert "WARNING" not in log.text
+
+
 class TestJobDone:
     def test_it_ends_the_job_at_once(self, app: Parasnake, log: pytest.LogCaptureFixture) -> None:
         merged: list[int] = []
@@ -355,7 +381,7 @@ class TestJobDone:
         app.finish(lambda: "done")
         assert run(app, 2) == "done"
         assert merged == [0]
-        assert re.search(r"[12] still running when the job was done, dropped", log.messages[-1])
+        assert re.search(r"[12] still running at the end, dropped", log.messages[-1])
 
     def test_it_is_not_asked_for_more_data_once_it_is_done(self, app: Parasnake) -> None:
         done = False
@@ -406,6 +432,18 @@ class TestJobDone:
         app.finish(lambda: "done")
         assert run(app) == "done"
 
+    def test_what_it_returns_may_be_neither_true_nor_false(self, app: Parasnake) -> None:
+        class Both:
+            def __bool__(self) -> bool:
+                raise ValueError("the truth value is ambiguous")
+
+        numbers(app, 5)
+        echo(app)
+        app.job_done(Both)
+        with pytest.raises(HookError, match=r"@app\.job_done") as caught:
+            run(app)
+        assert isinstance(caught.value.__cause__, ValueError)
+
     def test_a_slow_one_is_asked_seldom(self, app: Parasnake) -> None:
         asked = 0
         merged: list[int] = []
@@ -430,7 +468,7 @@ class TestLostNodes:
         self, app: Parasnake, tmp_path: Path
     ) -> None:
         lost: list[NodeId] = []
-        owners: list[NodeId] = []
+        owners: list[tuple[int, NodeId]] = []
         numbers(app, 20)
 
         @app.process
@@ -759,7 +797,7 @@ class OnlyAtHome:
 
     home = 0
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _only_at_home, ()
 
 
@@ -830,6 +868,53 @@ class TestHooksThatRaise:
         with pytest.raises(HookError, match=r"@app\.new_data") as caught:
             run(app)
         assert isinstance(caught.value.__cause__, LookupError)
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize("how", ["done", "done early", "stopped", "hook", "task"])
+    def test_nobody_waits_for_time_to_pass(
+        self, app: Parasnake, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for constant in (
+            "server.GOODBYE_SECONDS",
+            "agent.GOODBYE_SECONDS",
+            "agent.END_SECONDS",
+            "local.LEAVE_SECONDS",
+        ):
+            monkeypatch.setattr(f"parasnake.{constant}", 3600.0)  # a wait would not go unnoticed
+        merged: list[int] = []
+
+        @app.new_data
+        def data() -> Iterator[int | None]:
+            while not all_there(app, 3):
+                yield None
+            yield from range(30)
+
+        @app.process
+        def work(n: int) -> int:
+            if n and how != "done":
+                threading.Event().wait()
+            if how == "task":
+                raise LookupError
+            return n
+
+        @app.result
+        def merge(n: int) -> None:
+            merged.append(n)
+            if how == "stopped":
+                app.stop()
+            if how == "hook":
+                raise LookupError
+
+        if how == "done early":
+            app.job_done(lambda: bool(merged))
+        expected: tuple[type[Exception], ...] = {"hook": (HookError,), "task": (TaskFailed,)}.get(
+            how, ()
+        )
+        with contextlib.suppress(*expected):
+            run(app, 3, max_attempts=1)
+            assert not expected
+        assert len(merged) == {"done": 30, "task": 0}.get(how, 1)
 
 
 class TestSummary:

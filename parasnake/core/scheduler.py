@@ -499,10 +499,12 @@ class Scheduler:
         """Take back the tasks that the user's hooks forgot; true if there were any.
 
         To be called when ``job_done`` is false. It does something only if there are nodes, all are
-        idle and ``new_data`` had nothing for any of them.
+        idle, and ``new_data`` had nothing for any of them again and again, until the pauses between
+        two questions had grown to the longest: a hook that says "nothing" once may still remember.
         """
         idle = bool(self._nodes) and not self.busy and not self.waiting
-        if not self._forgotten or not idle or not all(node.dry for node in self._nodes.values()):
+        patient = self._pause >= LAST_PAUSE_S and all(node.dry for node in self._nodes.values())
+        if not self._forgotten or not idle or not patient:
             return False
         self._steps.append(Reclaimed(self.forgotten))
         for tasks in self._forgotten.values():

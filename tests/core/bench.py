@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.messages import Parts
 from parasnake.core.scheduler import (
+    LAST_PAUSE_S,
     AskData,
     Assign,
     Fail,
@@ -104,7 +105,13 @@ class Bench:
         self.scheduler.tick(self.now)
         return self.work()
 
+    def grow_impatient(self) -> None:
+        """Let ``new_data`` say "nothing" until the pauses between two questions are the longest."""
+        for _ in range(6):
+            self.pass_time(LAST_PAUSE_S)
+
     def reclaim(self) -> list[str]:
+        self.grow_impatient()
         self.scheduler.reclaim()
         return self.work()
 
