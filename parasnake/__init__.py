@@ -6,6 +6,8 @@ results; everything between them is encrypted. Start with ``Parasnake``.
 
 __version__ = "0.2.0"
 
+import logging
+
 from parasnake.app import Parasnake
 from parasnake.config import Config
 from parasnake.core.ids import NodeId
@@ -29,6 +31,9 @@ from parasnake.ps_node import PSNode
 from parasnake.ps_nodeid import PSNodeId
 from parasnake.ps_server import PSServer
 from parasnake.server import Status
+
+# Nothing is printed that nobody asked for: without this, Python would write warnings to stderr.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Config",
