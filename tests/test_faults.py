@@ -541,10 +541,11 @@ class TestLostAgents:
         agent.suspend()
         run.wait_for("nothing heard for 2 s")
         agent.resume()
-        wait_until(lambda: started(tmp_path) - old)
+        run.wait_for("is back")
         (tmp_path / "go").touch()
         assert run.wait() == 0, run.err
         assert run.out.splitlines() == ["merged 0", "finished [0]"]
+        assert started(tmp_path) == old, "its worker has gone on all the while"
 
     def test_max_losses(self, start: Start, tmp_path: Path) -> None:
         server, node = serve(start, "patient.py", "--max-losses", "1")
