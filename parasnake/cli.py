@@ -68,6 +68,10 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         },
     ),
     (
+        ("--reconnect-timeout",),
+        {"metavar": "SECONDS", "help": "how long a node waits for a lost server (300)"},
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),

@@ -169,6 +169,7 @@ class Config:
     start_method: how workers start; "auto": by fork where that is safe, else by spawn
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
+    reconnect_timeout: seconds that an agent waits for its server to come back
     task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
     speculate: whether tasks that take long are given to idle nodes as well
     max_attempts: how many failures of its own a task may have
@@ -216,6 +217,10 @@ class Config:
         metadata=_rule("a number of seconds above 0", _seconds(zero=False), _read_float),
     )
     connect_timeout: float = field(
+        default=300.0,
+        metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
+    )
+    reconnect_timeout: float = field(
         default=300.0,
         metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
     )

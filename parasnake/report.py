@@ -228,8 +228,8 @@ class Reporter:
                 )
 
     def _joined(self, peer: farm.Peer, differences: list[str]) -> None:
-        self._tally.agents += 1
-        log.info("%s: %s joined", self._name, peer.name)
+        self._tally.agents += not peer.returned
+        log.info("%s: %s %s", self._name, peer.name, "is back" if peer.returned else "joined")
         for difference in differences:
             log.warning("%s: %s: %s", self._name, peer.name, difference)
 

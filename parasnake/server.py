@@ -272,6 +272,7 @@ class Server:
             forgotten=replay.forgotten.values(),
             handed_out=replay.handed_out,
             exhausted=replay.exhausted,
+            now=self._loop.now(),
         )
         if replay.handed_out:
             log.info(
@@ -326,6 +327,7 @@ class Server:
 
     def _serve_until_over(self) -> bool:
         while True:
+            self._farm.acknowledge()
             more = self._work()
             if self._over:
                 return False

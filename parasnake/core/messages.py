@@ -55,7 +55,10 @@ class QuitKind(IntEnum):
 
 
 class Hello(NamedTuple):
-    """Agent to server, first. ``protocol``, ``pid`` and ``library`` are frozen for ever."""
+    """Agent to server, first. ``protocol``, ``pid`` and ``library`` are frozen for ever.
+
+    ``job`` is the id of the job, in hexadecimal, that an agent has worked for whose connection broke.
+    """
 
     protocol: int
     pid: int
@@ -64,6 +67,7 @@ class Hello(NamedTuple):
     app: str
     digest: str
     host: str
+    job: str = ""
 
 
 class AskInit(NamedTuple):
@@ -102,6 +106,20 @@ class Failure(NamedTuple):
     reason: str
     remote: str
     module: str
+
+
+class Held(NamedTuple):
+    """Agent to server, after its return and before ``Ready``: this node has this task.
+
+    ``digest`` is that of the data. If it is ``finished``, the agent has the answer and keeps it for
+    a ``Want``; else it will come.
+    """
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+    digest: bytes
+    finished: bool
 
 
 class NodeGone(NamedTuple):
@@ -171,8 +189,22 @@ class Task(NamedTuple):
     payload: Parts
 
 
+class Want(NamedTuple):
+    """Server to agent: send the answer to this attempt, which you said that you hold."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+
+
+class Taken(NamedTuple):
+    """Server to agent: of the answers on this connection so many, from the first, are safe here."""
+
+    answers: int
+
+
 class Cancel(NamedTuple):
-    """Server to agent: the result of this attempt is no longer wanted."""
+    """Server to agent: the answer to this attempt is no longer wanted."""
 
     node: NodeKey
     task: TaskId
@@ -192,6 +224,7 @@ Message = (
     | Ready
     | Result
     | Failure
+    | Held
     | NodeGone
     | NodeBroken
     | Heartbeat
@@ -200,6 +233,8 @@ Message = (
     | Refused
     | Init
     | Task
+    | Want
+    | Taken
     | Cancel
     | Quit
 )
@@ -220,7 +255,7 @@ class Layout:
 
 
 LAYOUTS: dict[type[Message], Layout] = {
-    Hello: Layout(1, "HI", texts=5),
+    Hello: Layout(1, "HI", texts=6),
     AskInit: Layout(2, "16s"),
     Ready: Layout(3, "16s"),
     Result: Layout(4, "16sQId", payload=True),
@@ -229,12 +264,15 @@ LAYOUTS: dict[type[Message], Layout] = {
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),
+    Held: Layout(10, "16sQI16s?"),
     Welcome: Layout(64, "16sd?16sd", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
     Init: Layout(66, "16s16s", payload=True),
     Task: Layout(67, "16sQI", payload=True),
     Cancel: Layout(68, "16sQI"),
     Quit: Layout(69, "B", texts=1),
+    Want: Layout(70, "16sQI"),
+    Taken: Layout(71, "Q"),
 }
 Layouts = Mapping[type[Any], Layout]
 """How all kinds are written of what else is kept or sent in the manner of messages."""
@@ -246,9 +284,9 @@ def _make(kind: type[Any], *fields: object) -> Any:
 
 
 FROM_AGENT = frozenset(
-    {Hello, AskInit, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
+    {Hello, AskInit, Held, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
 )
-FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Cancel, Quit})
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Want, Taken, Cancel, Quit})
 FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, NodeBroken})
 TO_WORKER = frozenset({Init, Task})
 
@@ -330,7 +368,7 @@ def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any
             raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     rest = body[size:]
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
-        return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "")
+        return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "", "")
     if layout.texts:
         texts, end = _split_texts(rest, layout.texts)
         fields += texts

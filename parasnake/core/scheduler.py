@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from hashlib import blake2b
@@ -35,6 +35,8 @@ MAX_HELD_BYTES = 1 << 26
 """In order: with so many results, or bytes, waiting for their predecessors no new data is asked for."""
 PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
 """A task gets a second node when it takes so many times the mean of its job, and at least so long."""
+RETURN_GRACE_S = 10.0
+"""After a restart a task waits this long for the node that was computing it to return."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
 
@@ -70,6 +72,8 @@ class OpenTask:
     losses: int = 0
     tried: set[NodeKey | PeerId] = field(default_factory=set)
     """Nodes and agents on which it went wrong: others come first."""
+    lost_with: set[NodeKey] = field(default_factory=set)
+    """Nodes whose loss is charged to it; taken back for one that returns with it."""
 
     def taken_by(self, key: NodeKey) -> None:
         """A node has it (too)."""
@@ -95,6 +99,8 @@ class Node:
     """In the order of sending; the first is being computed."""
     begun_at: float = 0.0
     """When it began the first of these, or a bit earlier."""
+    unwanted: set[tuple[TaskId, Attempt]] = field(default_factory=set)
+    """What it returned with, still computes and need not: until it is through, it is not free."""
     mean_seconds: float | None = None
     mean_bytes: float = 0.0
     depth: int = 1
@@ -114,6 +120,17 @@ class Node:
         by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
         by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
+
+
+class Holding(NamedTuple):
+    """What a node that has returned says of one task that it still holds."""
+
+    task: TaskId
+    attempt: Attempt
+    digest: bytes
+    """Of the data, see ``digest_of``."""
+    finished: bool
+    """Whether it has the result already, or an exception; else it computes it, or will."""
 
 
 class Assign(NamedTuple):
@@ -215,6 +232,10 @@ class Scheduler:
         self._nodes: dict[NodeKey, Node] = {}
         self._tasks: dict[TaskId, OpenTask] = {}
         self._waiting: deque[OpenTask] = deque()  # handed out before, to be sent again
+        self._awaiting: dict[TaskId, tuple[OpenTask, NodeKey]] = {}  # for their node to return
+        self._grace_over_at: float | None = None
+        self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
+        self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
         self._forgotten: dict[bytes, list[OpenTask]] = {}  # the user's to hand out again, by digest
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
@@ -224,6 +245,7 @@ class Scheduler:
         self._turn = 0  # in order: the id of the task whose end comes next
         self._next_id = 0
         self._unsettled = 0  # steps Merge and Fail that have not been answered
+        self._settled = 0
         self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
@@ -249,12 +271,12 @@ class Scheduler:
     @property
     def running(self) -> int:
         """How many tasks are on a node."""
-        return len(self._tasks) - len(self._waiting)
+        return len(self._tasks) - self.waiting
 
     @property
     def waiting(self) -> int:
         """How many tasks wait to be sent again."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._awaiting)
 
     @property
     def handed_out(self) -> int:
@@ -270,6 +292,21 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether any node has an open task or any result waits to be merged."""
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
+
+    def size_of(self, task_id: TaskId) -> int:
+        """Bytes of the data of an open task; 0 for any other."""
+        task = self._tasks.get(task_id)
+        return task.size if task is not None else 0
+
+    @property
+    def unsettled(self) -> int:
+        """How many tasks have ended whose hook has not been called."""
+        return self._unsettled
+
+    @property
+    def settled_so_far(self) -> int:
+        """How many tasks have ended and been settled."""
+        return self._settled
 
     @property
     def pending(self) -> Iterable[Step]:
@@ -291,8 +328,11 @@ class Scheduler:
 
     @property
     def deadline(self) -> float | None:
-        """When ``tick`` should be called: to ask for new data again, or to look for stragglers."""
-        times = [self._suspects.deadline]
+        """When ``tick`` should be called.
+
+        To ask for new data again, to look for stragglers, or to wait for no lost node any more.
+        """
+        times = [self._suspects.deadline, self._grace_over_at]
         if self._idle:
             times += [self._ask_again_at, self._look_at]
         return min((time for time in times if time is not None), default=None)
@@ -311,13 +351,15 @@ class Scheduler:
         forgotten: Iterable[OpenTask],
         handed_out: int,
         exhausted: bool,
+        now: float,
     ) -> None:
         """Go on with a job that another server has begun, before any node joins.
 
         Parameters
         ----------
-        tasks: handed out and not settled; they keep their ids and owners and wait to be sent. One
-            without a payload could not be sent, and fails again
+        tasks: handed out and not settled; they keep their ids and owners. Each waits for its owner,
+            which may still compute it, until that has returned without it or ``RETURN_GRACE_S``
+            have passed. One without a payload could not be sent, and fails again
         forgotten: those that wait for the user to hand out their data again
         handed_out: how many tasks ``new_data`` has given
         exhausted: whether the generator has ended
@@ -327,21 +369,61 @@ class Scheduler:
         self._turn = min((task.id for task in tasks), default=handed_out)
         for task in tasks:
             self._tasks[task.id] = task
+            self._owe(task)
             if task.payload:
-                self._waiting.append(task)
+                self._awaiting[task.id] = (task, task.owner)
+                self._grace_over_at = now + RETURN_GRACE_S
             else:
                 self._fail(task, task.owner, "its data cannot be sent", "")
         for task in forgotten:
-            self._forgotten.setdefault(_digest(task.payload), []).append(task)
+            self._forgotten.setdefault(digest_of(task.payload), []).append(task)
 
     # ---- nodes
 
-    def join(self, key: NodeKey, peer: PeerId) -> None:
-        """A node is ready for tasks."""
-        node = self._nodes[key] = Node(key, peer)
+    def join(self, key: NodeKey, peer: PeerId, held: Sequence[Holding] = ()) -> list[bool]:
+        """A node is ready for tasks, or has returned with some that it holds, in its order.
+
+        Returns for each of those whether it is still wanted. If so, its result counts like any
+        other; a finished one must be asked for.
+        """
+        node = self._nodes[key] = Node(key, peer, owes=self._owed.get(key))
+        wanted = [self._adopt(node, holding) for holding in held]
+        self._release(task for task, awaited in self._awaiting.values() if awaited == key)
         self._refresh(node)
         self._watch()
         self._something_changed()
+        return wanted
+
+    def _adopt(self, node: Node, holding: Holding) -> bool:
+        task = self._tasks.get(holding.task)
+        if task is not None:  # no attempt of this number may ever be sent again
+            task.attempts = max(task.attempts, holding.attempt + 1)
+        if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
+            if not holding.finished:
+                node.unwanted.add((holding.task, holding.attempt))
+                if holding.task >= self._next_id:
+                    sent_before = self._sent_before.get(holding.task, 0)
+                    self._sent_before[holding.task] = max(sent_before, holding.attempt + 1)
+            return False
+        self._awaiting.pop(task.id, None)
+        if task.running is None:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(task)
+        task.taken_by(node.key)
+        node.open[task.id] = holding.attempt
+        if node.key in task.lost_with:
+            task.lost_with.remove(node.key)
+            task.losses -= 1
+        return True
+
+    def _release(self, tasks: Iterable[OpenTask]) -> None:
+        """These tasks need not wait for their nodes any more."""
+        released = list(tasks)
+        for task in released:
+            del self._awaiting[task.id]
+        self._put_back(released)
+        if not self._awaiting:
+            self._grace_over_at = None
 
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
         """A node is gone; returns how many tasks it had open."""
@@ -363,7 +445,7 @@ class Scheduler:
             if task is None:
                 continue  # it had been left to the user
             task.left_by(node.key)
-            if index == 0:
+            if index == 0 and not node.unwanted:
                 self._charge(task, node, loss, reason)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
@@ -378,6 +460,7 @@ class Scheduler:
             self._blame(task, node, reason)
         elif loss is Loss.LOST:
             task.losses += 1
+            task.lost_with.add(node.key)
 
     def _blame(self, task: OpenTask, node: Node, reason: str) -> None:
         """Count a failure for its task, unless everything goes wrong with that agent."""
@@ -425,14 +508,16 @@ class Scheduler:
         with contextlib.suppress(ValueError):  # it need not wait: a node has it, or just had it
             self._waiting.remove(task)
         task.running = None
-        self._forgotten.setdefault(_digest(task.payload), []).append(task)
+        task.also.clear()
+        del self._owed[lost.key]
+        self._forgotten.setdefault(digest_of(task.payload), []).append(task)
         return True
 
     def _take_forgotten(self, payload: Parts) -> OpenTask | None:
         """Return a lost node's task with the same data, which is no longer forgotten then."""
         if not self._forgotten:
             return None  # most jobs need no digests
-        digest = _digest(payload)
+        digest = digest_of(payload)
         tasks = self._forgotten.get(digest)
         if tasks is None:
             return None
@@ -450,16 +535,19 @@ class Scheduler:
         again = self._take_forgotten(payload)
         if again is not None:  # the same data: what it did on other nodes still counts
             task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
-        node = self._nodes[task.owner]
+        self._owe(task)
+        return self._assign(self._nodes[task.owner], task)
+
+    def _owe(self, task: OpenTask) -> None:
         if self._policy.by_node:
-            node.owes = task.id
-        return self._assign(node, task)
+            self._owed[task.owner] = task.id
+            if task.owner in self._nodes:
+                self._nodes[task.owner].owes = task.id
 
     def refuse(self, data: object, reason: str, remote: str) -> None:
         """Answer to ``AskData``: the data cannot be sent, so its task has failed already."""
         task = self._new_task((), data)
-        if self._policy.by_node:
-            self._nodes[task.owner].owes = task.id
+        self._owe(task)
         task.failures = 1
         self._tasks[task.id] = task
         self._fail(task, task.owner, reason, remote)
@@ -484,17 +572,20 @@ class Scheduler:
         dropped = len(self._tasks) + self.forgotten + unsettled
         self._tasks.clear()
         self._waiting.clear()
+        self._awaiting.clear()
         self._forgotten.clear()
         self._steps.clear()
         self._held.clear()
         self._stragglers.clear()
-        self._ask_again_at = self._look_at = None
+        self._ask_again_at = self._look_at = self._grace_over_at = None
         return dropped
 
     def tick(self, now: float) -> bool:
         """Time has passed; true if it is time to ask for new data (and whether all is done) again."""
         self.now = max(self.now, now)
         self._suspects.tick(self.now)
+        if self._grace_over_at is not None and now >= self._grace_over_at:
+            self._release(task for task, _ in self._awaiting.values())
         if self._idle and self._look_at is not None and now >= self._look_at:
             self._look_for_stragglers()
         if self._ask_again_at is None or now < self._ask_again_at:
@@ -511,7 +602,7 @@ class Scheduler:
         idle, and ``new_data`` had nothing for any of them again and again, until the pauses between
         two questions had grown to the longest: a hook that says "nothing" once may still remember.
         """
-        idle = bool(self._nodes) and not self.busy and not self._waiting
+        idle = bool(self._nodes) and not self.busy and not self.waiting
         patient = self._pause >= LAST_PAUSE_S and all(node.dry for node in self._nodes.values())
         if not self._forgotten or not idle or not patient:
             return False
@@ -581,11 +672,13 @@ class Scheduler:
     def settled(self, task: OpenTask) -> None:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
         self._unsettled -= 1
+        self._settled += 1
         self._unmerged_bytes -= task.size
         task.data = None
-        owner = self._nodes.get(task.owner)
-        if owner is not None and owner.owes == task.id:
-            owner.owes = None
+        if self._owed.get(task.owner) == task.id:
+            del self._owed[task.owner]
+            if task.owner in self._nodes:
+                self._nodes[task.owner].owes = None
         self._something_changed()
 
     # ---- what to do next
@@ -708,7 +801,9 @@ class Scheduler:
         self._next_id += 1
         self._pause = FIRST_PAUSE_S
         kept = data if self._policy.keep_data else None
-        return OpenTask(task_id, owner, payload, sum(map(len, payload)), kept)
+        task = OpenTask(task_id, owner, payload, sum(map(len, payload)), kept)
+        task.attempts = self._sent_before.pop(task_id, 0)
+        return task
 
     def _take_asked(self) -> NodeKey:
         asked = self._asked
@@ -719,7 +814,13 @@ class Scheduler:
     def _finish_attempt(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> OpenTask | None:
         """Free the node of a task that it has answered; returns the task if it is still wanted."""
         node = self._nodes.get(key)
-        if node is None or node.open.get(task_id) != attempt:
+        if node is None:
+            return None
+        if (task_id, attempt) in node.unwanted:
+            node.unwanted.remove((task_id, attempt))
+            self._refresh(node)
+            return None
+        if node.open.get(task_id) != attempt:
             return None
         del node.open[task_id]
         node.begun_at = self.now
@@ -769,11 +870,11 @@ class Scheduler:
     def _refresh(self, node: Node) -> None:
         """Bring the sets of hungry and idle nodes up to date with this one."""
         depth = 1 if self._policy.by_node else node.depth
-        if len(node.open) < depth:
+        if len(node.open) + len(node.unwanted) < depth:
             self._hungry[node.key] = None
         else:
             self._hungry.pop(node.key, None)
-        if node.open:
+        if node.open or node.unwanted:
             self._idle.pop(node.key, None)
         else:
             self._idle[node.key] = None
@@ -787,7 +888,8 @@ class Scheduler:
             node.dry = False
 
 
-def _digest(payload: Parts) -> bytes:
+def digest_of(payload: Parts) -> bytes:
+    """Return the digest by which data is known again, 16 bytes."""
     digest = blake2b(digest_size=16)
     for part in payload:
         digest.update(part)

@@ -6,6 +6,7 @@ import pytest
 
 from parasnake.core.crew import (
     MAX_FAILED_STARTS,
+    Away,
     Crew,
     EndWorker,
     Joined,
@@ -143,7 +144,7 @@ def test_tasks_go_to_their_workers_and_results_to_the_server() -> None:
     crew = at_work()
     crew.message(TASK)
     assert steps(crew) == [ToWorker(A, TASK)]
-    assert crew.workers[A].open == {(3, 1)}
+    assert crew.workers[A].open == {(3, 1): (b"data",)}
     crew.worker_message(A, RESULT)
     assert steps(crew) == [ToServer(RESULT)]
     assert not crew.workers[A].open
@@ -341,12 +342,14 @@ def test_no_worker_is_started_only_to_be_ended() -> None:
     assert steps(crew) == [Joined([]), Leave("the job is done", None)]
 
 
-def test_a_lost_connection_ends_the_agent() -> None:
+def test_an_agent_whose_server_does_not_come_back_ends() -> None:
     crew = at_work()
     crew.lost_server("reset by peer")
+    assert steps(crew) == [Away("reset by peer")]
+    crew.give_up("it did not come back")
     (leave,) = steps(crew)
     assert isinstance(leave, Leave)
-    assert leave.reason == "the connection to the server was lost: reset by peer"
+    assert leave.reason == "the connection to the server was lost: it did not come back"
     assert isinstance(leave.error, ConnectionLostError)
 
 

@@ -120,7 +120,7 @@ LONG_TEXT = "the beginning" + "é" * (3 * MAX_TEXT) + "the end"
         NodeGone(NODE, LONG_TEXT),
         Failure(NODE, TaskId(1), Attempt(0), 1.0, 0, LONG_TEXT, LONG_TEXT, LONG_TEXT),
         Goodbye(LONG_TEXT, LONG_TEXT),
-        Hello(PROTOCOL_VERSION, 1, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT),
+        Hello(PROTOCOL_VERSION, 1, *[LONG_TEXT] * 6),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -334,7 +334,7 @@ def test_a_hello_of_another_protocol_keeps_its_frozen_fields_whatever_follows(
 
 def test_the_bytes_of_a_hello_begin_like_this_for_ever() -> None:
     hello = Hello(PROTOCOL_VERSION, 0x01020304, "0.2.0", "3.11.7", "squares", "", "host")
-    start = b"\x01" + (48).to_bytes(8, "big") + b"\x00\x01" + b"\x01\x02\x03\x04"
+    start = b"\x01" + (52).to_bytes(8, "big") + b"\x00\x01" + b"\x01\x02\x03\x04"
     assert to_bytes(hello).startswith(start + b"\x00\x00\x00\x050.2.0")
 
 
