@@ -129,6 +129,7 @@ class World(RuleBasedStateMachine):
         self.due_timeouts: Counter[NodeKey] = Counter()
         self.changes = 0
         self.nothing_at = -1  # how many changes there had been when new_data had nothing
+        restored = min(restored, len(self.data))
         if restored:
             self.restore([TaskId(task) for task in range(restored)])
         for peer in peers:
