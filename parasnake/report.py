@@ -103,7 +103,7 @@ class Progress:
         self._tally = tally
         self._scheduler = source
         self._log_pause = FIRST_LOG_S
-        self._logged = self._done  # before this run, by the journal
+        self._logged = tally.replayed
         self._bar: tqdm.tqdm[Any] | None = self._make_bar() if line else None
 
     @property

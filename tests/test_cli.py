@@ -77,6 +77,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         *("--max-losses", "2"),
         *("--task-timeout", "1.5"),
         "--no-speculate",
+        *("--journal", "my.journal"),
         "--no-progress",
         "-vv",
     )
@@ -97,6 +98,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         max_losses=2,
         task_timeout=1.5,
         speculate=False,
+        journal=Path("my.journal"),
         progress=False,
         verbose=2,
     )

@@ -384,7 +384,7 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
         f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
-        f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, "
+        f"heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, port, progress, "
         f"reconnect_timeout, secret_key, speculate, start_method, task_timeout, verbose, workers"
     )
 

@@ -522,7 +522,8 @@ class TestDisk:
         app, found = collector(numbers, process=process)
         done = threading.Thread(target=run, args=(app, path))
         done.start()
-        wait_until(lambda: path.exists() and kinds(path).count(HandedOut) >= 2)
+        wait_until(lambda: app.status is not None and len(app.status.nodes) == 2)  # it is made
+        wait_until(lambda: kinds(path).count(HandedOut) >= 2)
         assert Merged not in kinds(path)
         (tmp_path / "go").touch()
         done.join()
