@@ -245,7 +245,10 @@ class TestRuns:
         def sums(workers: int, deaths: int, seed: int) -> float:
             app = Parasnake("sums", seed=seed)
             total = [0.0]
-            app.new_data(lambda: (yield from range(60)))
+
+            @app.new_data
+            def numbers() -> Iterator[int]:
+                yield from range(60)
 
             @app.process
             def draw(data: int, seed: int) -> float:
@@ -254,7 +257,7 @@ class TestRuns:
                     os._exit(9)
                 if n % 3 == 0:  # the results come in another order
                     sum(range(20_000 * (n % 7)))
-                return random.Random(seed).uniform(-1, 1) * 10 ** (n % 9)
+                return random.Random(seed).uniform(-1, 1) * float(10 ** (n % 9))
 
             @app.result(ordered=True)
             def add(value: float) -> None:
@@ -273,7 +276,11 @@ class TestRuns:
         def seeds(seed: int) -> Parasnake:
             app = Parasnake("seeds", seed=seed)
             found: list[int] = []
-            app.new_data(lambda: (yield from range(5)))
+
+            @app.new_data
+            def numbers() -> Iterator[int]:
+                yield from range(5)
+
             app.process(lambda data, seed: seed)
             app.result(ordered=True)(found.append)
             app.finish(lambda: found)

@@ -6,6 +6,8 @@ tests/core/test_promises.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from bench import UNSENDABLE, Bench, key
 
@@ -346,12 +348,13 @@ def test_a_task_does_not_go_where_it_went_wrong() -> None:
 
 
 def test_a_task_whose_one_copy_goes_wrong_is_not_sent_again_while_the_other_runs() -> None:
-    for go_wrong in (
+    ways: list[Callable[[Bench], list[str]]] = [
         lambda bench: bench.failure("a", 0),
         lambda bench: bench.lose("a", Loss.DIED),
         lambda bench: bench.lose("b", Loss.DIED),
         lambda bench: bench.failure("b", 0, 1),
-    ):
+    ]
+    for go_wrong in ways:
         bench = with_straggler(peer=1)
         bench.pass_time(2)
         steps = go_wrong(bench)
