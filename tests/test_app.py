@@ -324,8 +324,9 @@ class TestRuns:
         with ThreadPoolExecutor(3) as pool:
             done = pool.submit(server.run, True, port=0, bind="127.0.0.1", secret_key=KEY)
             settings["port"] = wait_until(lambda: server.status and server.status.port)
-            for app in (app_with(broken), app_with(square)):
-                pool.submit(app.run, **settings)
+            pool.submit(app_with(square).run, **settings)
+            wait_until(lambda: merged)  # alone, the broken one would fail the first task for good
+            pool.submit(app_with(broken).run, **settings)
             done.result(60)
         assert merged == {n * n for n in out}
 
