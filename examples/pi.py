@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Pi by throwing darts: the smallest useful script.
 
-What it shows: all that a job needs, in a dozen lines. Each task is the seed of a random generator
-of its own, so the answer is the same however many nodes there are and whatever becomes of them.
+What it shows: all that a job needs, in a dozen lines. Each task gets a seed of its own, so the
+answer is the same however many nodes there are and whatever becomes of them.
 
 How to run it:
 
@@ -24,14 +24,15 @@ hits = 0
 
 
 @app.new_data(total=TASKS)
-def seeds() -> Iterator[int]:
-    yield from range(TASKS)
+def darts() -> Iterator[int]:
+    for _ in range(TASKS):
+        yield DARTS
 
 
 @app.process
-def throw(seed: int) -> int:
+def throw(data: int, seed: int) -> int:
     draw = random.Random(seed).random
-    return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(DARTS))
+    return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(data))
 
 
 @app.result

@@ -139,7 +139,11 @@ class Agent:
         self._address = ""
         self._posts: dict[NodeKey, _Post] = {}
         self._pause = FIRST_PAUSE_S
+        self._joined_at = 0.0
         self._give_up_at = 0.0
+        self._give_up_timer: Timer | None = None
+        self._beat_timer: Timer | None = None
+        self._lost_because = ""
         self._told_waiting = False
         self._answer_timer: Timer | None = None
         self._paused = False
@@ -166,7 +170,7 @@ class Agent:
         Raises
         ------
         ConnectError: no server within ``connect_timeout``
-        ConnectionLostError: the connection broke
+        ConnectionLostError: the connection broke, and no other came about in ``reconnect_timeout``
         RefusedError: wrong key, another app or protocol, or no Parasnake server there
         NodeFailed: workers cannot start here
         Interrupted: SIGINT or SIGTERM came
@@ -191,9 +195,20 @@ class Agent:
                 self._go("stopped", None)
             self._work()
             if not self._over:
-                self._loop.wait()
+                now = self._loop.now()
+                self._loop.wait(self._crew.deadline)
+                self._tick(now)
         if not self._abandoned:
             self._say_goodbye()
+
+    def _tick(self, listened_at: float) -> None:
+        """Look whose task takes too long; what was not read until now may be its end."""
+        if self._crew.deadline is None:
+            return
+        for node, post in self._posts.items():
+            if self._paused or post.channel.receiving:
+                self._crew.answering(node, listened_at)
+        self._crew.tick(listened_at)
 
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
@@ -232,7 +247,10 @@ class Agent:
         net.prepare(sock)
         self._call = None
         self._address = address
-        self._crew = self._new_crew()
+        if self._crew.welcome is None:
+            self._crew = self._new_crew()
+        else:
+            self._crew.connected()
         self._connection = Connection(
             self._loop,
             sock,
@@ -259,6 +277,10 @@ class Agent:
         self._call = None
         now = self._loop.now()
         tried = "; ".join(failures)
+        if self._crew.welcome is not None:
+            self._lost_because = tried
+            self._dial_later()
+            return
         if now + self._pause > self._give_up_at:
             waited = self._config.connect_timeout
             self._error = ConnectError(f"no server within {waited:g} s: {tried}")
@@ -268,6 +290,10 @@ class Agent:
             self._told_waiting = True
             left = self._config.connect_timeout
             log.info("%s: waiting up to %g s for the server: %s", self._name, left, tried)
+        self._dial_later()
+
+    def _dial_later(self) -> None:
+        """Try again after a pause that differs from agent to agent, so that they come one by one."""
         self._loop.call_in(self._pause * random.uniform(0.5, 1.0), self._dial)
         self._pause = min(2 * self._pause, LAST_PAUSE_S)
 
@@ -275,7 +301,11 @@ class Agent:
         self._connection = None
         self._answered()
         if self._crew.welcome is not None:
+            if self._crew.is_in and self._loop.now() - self._joined_at > LAST_PAUSE_S:
+                self._pause = FIRST_PAUSE_S
             self._crew.lost_server(reason)
+            if not self._over:
+                self._not_connected([f"{self._address}: {reason}"])
         elif self._over:
             pass
         elif isinstance(error, RefusedError):
@@ -289,19 +319,19 @@ class Agent:
 
     def _received(self, messages: list[Message]) -> None:
         for message in messages:
-            self._crew.message(message)
+            self._crew.message(message, self._loop.now())
 
     def _from_worker(self, node: NodeKey, messages: list[Message]) -> None:
         for message in messages:
-            self._crew.worker_message(node, message)
+            self._crew.worker_message(node, message, self._loop.now())
             if isinstance(message, Result):
                 self._computed += 1
 
     def _beat(self) -> None:
         welcome = self._crew.welcome
-        if self._connection is not None and welcome is not None:
+        if self._connection is not None and welcome is not None and self._crew.is_in:
             self._connection.send(Heartbeat())
-            self._loop.call_in(welcome.heartbeat_interval, self._beat)
+            self._beat_timer = self._loop.call_in(welcome.heartbeat_interval, self._beat)
 
     # ---- what the crew wants done
 
@@ -312,6 +342,8 @@ class Agent:
             steps.StartWorker: self._start_worker,
             steps.EndWorker: self._end_worker,
             steps.Joined: self._joined,
+            steps.Away: self._away,
+            steps.HangUp: self._hang_up,
             steps.WorkerDied: self._worker_died,
             steps.Leave: self._leave,
         }
@@ -386,10 +418,39 @@ class Agent:
     def _joined(self, step: steps.Joined) -> None:
         size = self._staff.size
         workers = f"{size} worker{'s' if size != 1 else ''}"
-        log.info("%s: joined the server at %s with %s", self._name, self._address, workers)
+        what = "joined the server"
+        if step.back:
+            what = "is back, connected to the server"
+        elif step.afresh:
+            what = "found another job, begins afresh and joined the server"
+        log.info("%s: %s at %s with %s", self._name, what, self._address, workers)
         for difference in step.differences:
             log.warning("%s: %s", self._name, difference)
+        self._joined_at = self._loop.now()
+        if not step.back:
+            self._pause = FIRST_PAUSE_S
+        for timer in (self._give_up_timer, self._beat_timer):
+            if timer is not None:
+                timer.cancel()
         self._beat()
+
+    def _away(self, step: steps.Away) -> None:
+        timeout, now = self._config.reconnect_timeout, self._loop.now()
+        log.warning(
+            "%s: the connection to the server at %s was lost: %s; workers go on, and it is tried "
+            "again for up to %g s",
+            *(self._name, self._address, step.reason, timeout),
+        )
+        self._give_up_timer = self._loop.call_at(now + timeout, self._give_up)
+
+    def _give_up(self) -> None:
+        timeout = self._config.reconnect_timeout
+        self._crew.give_up(f"it did not come back within {timeout:g} s: {self._lost_because}")
+
+    def _hang_up(self, step: steps.HangUp) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._server_ended(step.reason, None)
 
     def _worker_died(self, step: steps.WorkerDied) -> None:
         level = logging.WARNING if self._staff.replaces else logging.DEBUG

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import operator
 import os
 import sys
 import threading
@@ -39,19 +41,21 @@ class Parasnake:
     ----------
     name: of the app; server and nodes must have the same, so that a node never joins a foreign job
     compare_code: warn when the code of ``process`` is not the same on the server and on a node
+    seed: any int; from it and the number of a task comes the ``seed`` for which ``process`` may
+        ask. That of the server counts
 
     Raises
     ------
-    ConfigurationError: the name is empty or longer than 100 characters
+    ConfigurationError: the name is empty or longer than 100 characters, or the seed is no int
     """
 
-    def __init__(self, name: str, *, compare_code: bool = True) -> None:
+    def __init__(self, name: str, *, compare_code: bool = True, seed: int = 0) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
             raise ConfigurationError(
                 f"app name {name!r}: it must be a text of 1 to 100 printable characters"
             )
         self._name = name
-        self._hooks = HookTable(name, compare_code=compare_code)
+        self._hooks = HookTable(name, compare_code=compare_code, seed=_checked_seed(seed))
         self._running: _Shell | None = None
         self._lock = threading.Lock()
         self._has_run = False
@@ -110,12 +114,23 @@ class Parasnake:
         return lambda decorated: self._register("new_data", decorated, total=total)
 
     def process(self, function: Function) -> Function:
-        """Node: compute; gets ``data``, ``init_data``, ``node_id`` and returns the result."""
+        """Node: compute; gets ``data``, ``init_data``, ``node_id``, ``seed``; returns the result."""
         return self._register("process", function)
 
-    def result(self, function: Function) -> Function:
-        """Server, once for a task: merge; gets ``result``, ``data``, ``node_id``."""
-        return self._register("result", function)
+    @overload
+    def result(self, function: Function, /) -> Function: ...
+    @overload
+    def result(self, /, *, ordered: bool = False) -> Callable[[Function], Function]: ...
+    def result(self, function: Any = None, /, *, ordered: bool = False) -> Any:
+        """Server, once for a task: merge; gets ``result``, ``data``, ``node_id``.
+
+        Parameters
+        ----------
+        ordered: merge in the order in which ``new_data`` gave the tasks, whichever was done first
+        """
+        if function is not None:
+            return self._register("result", function)
+        return lambda decorated: self._register("result", decorated, ordered=ordered)
 
     def job_done(self, function: Function) -> Function:
         """Server: say whether the job is done; true ends it at once."""
@@ -172,6 +187,8 @@ class Parasnake:
         TaskFailed: a task has failed for good, and there is no ``failed`` hook
         HookError: a hook on the server raised; the cause is its exception
         ConnectError, ConnectionLostError, RefusedError, NodeFailed: see there; only on a node
+        JournalError: the journal cannot be written, or is damaged
+        ReplayError: the script does not do what its journal says it did (a ``ConfigurationError``)
         Interrupted: SIGINT or SIGTERM came
         """
         return self._run(server, local, Config.load(settings))
@@ -285,6 +302,12 @@ class Parasnake:
         running = self._running
         return running.status() if isinstance(running, Server) else None
 
+    @property
+    def replaying(self) -> bool:
+        """Whether hooks are just being called again as a journal tells, and not for the first time."""
+        running = self._running
+        return isinstance(running, Server) and running.replaying
+
     def main(
         self, parser: argparse.ArgumentParser | None = None, argv: Sequence[str] | None = None
     ) -> Any:
@@ -344,6 +367,13 @@ class _Running(Generic[_AnyShell]):
     def __exit__(self, *_: object) -> None:
         with self._app._lock:
             self._app._running = None
+
+
+def _checked_seed(seed: Any) -> int:
+    if not isinstance(seed, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(seed)
+    raise ConfigurationError(f"app seed {seed!r}: it must be an int")
 
 
 def _refuse_in_worker() -> None:

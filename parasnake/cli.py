@@ -57,12 +57,31 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a node waits for its server (300)"},
     ),
     (
+        ("--task-timeout",),
+        {"metavar": "SECONDS", "help": "how long a task may take (as long as it needs)"},
+    ),
+    (
+        ("--speculate",),
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "give tasks that take long to idle nodes as well (yes)",
+        },
+    ),
+    (
+        ("--reconnect-timeout",),
+        {"metavar": "SECONDS", "help": "how long a node waits for a lost server (300)"},
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),
     (
         ("--max-losses",),
         {"metavar": "N", "help": "lost nodes that a task may have been running on (10)"},
+    ),
+    (
+        ("--journal",),
+        {"metavar": "FILE", "help": "go on from this file after any end of the server (none)"},
     ),
     (
         ("--progress",),
@@ -256,11 +275,12 @@ def _command_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="parasnake",
-        description="What Parasnake needs beside your scripts: secret keys.",
+        description="What Parasnake has beside your scripts: secret keys and a look into journals.",
         epilog=(
             "examples:\n"
             "  parasnake keygen                  a key in your configuration folder\n"
             "  parasnake keygen my.key           a key in a file, for --key-file my.key\n"
+            "  parasnake journal my.journal      what is in a journal, also while it is written\n"
             "  ./script.py --help                how to start a script of yours\n"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -269,6 +289,7 @@ def _command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"parasnake {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_keygen(commands)
+    _add_journal(commands)
     return parser
 
 
@@ -304,3 +325,24 @@ def _keygen(arguments: argparse.Namespace) -> None:
     print(f"For the server:    ./script.py --server --key-file {name}")
     print(f"For every node:    ./script.py --ip HOST --key-file {name}")
     print("On other machines with a copy of the file, which must stay secret.")
+
+
+def _add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "journal",
+        help="tell what is in a journal",
+        description=(
+            "Tell what is in the journal of a job: whose it is, how far the job has come and which "
+            "nodes have computed it. A server may be writing it meanwhile."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="the journal")
+    parser.set_defaults(run=_journal)
+
+
+def _journal(arguments: argparse.Namespace) -> None:
+    from parasnake.survey import Survey  # scripts need none
+
+    for line in Survey.of(Path(arguments.file)).lines():
+        print(line)

@@ -169,10 +169,14 @@ class Config:
     start_method: how workers start; "auto": by fork where that is safe, else by spawn
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
+    reconnect_timeout: seconds that an agent waits for its server to come back
+    task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
+    speculate: whether tasks that take long are given to idle nodes as well
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
     key_file: a file to read the key from; not looked at if there is a ``secret_key``
+    journal: the file from which the server can go on after any end; None: it keeps none
     progress: whether the server shows a progress line; None: on a terminal only
     verbose: how much detail the log has; 0: what everybody wants to know
     sources: in words, where each setting that is no default came from
@@ -216,6 +220,20 @@ class Config:
         default=300.0,
         metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
     )
+    reconnect_timeout: float = field(
+        default=300.0,
+        metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
+    )
+    task_timeout: float | None = field(
+        default=None,
+        metadata=_rule("a number of seconds above 0", _seconds(zero=False), _read_float),
+    )
+    speculate: bool = field(
+        default=True,
+        metadata=_rule(
+            "true or false; as text also yes or no, on or off, 1 or 0", _switch, _read_switch
+        ),
+    )
     max_attempts: int = field(
         default=3, metadata=_rule("a whole number from 1", _whole(1), _read_whole)
     )
@@ -229,6 +247,9 @@ class Config:
     )
     key_file: Path | None = field(
         default=None, metadata=_rule("the name of a file that holds a key", _file)
+    )
+    journal: Path | None = field(
+        default=None, metadata=_rule("the name of a file, which may be a new one", _file)
     )
     progress: bool | None = field(
         default=None,

@@ -3,6 +3,7 @@
 ParasnakeError
     ConfigurationError              a setting, hook or key of the user's is wrong
         LegacyConfigurationError    the same, for code that expects 0.1's AssertionError
+        ReplayError                 the script does not do what its journal says it did
     ConnectError                    the server could not be reached in time
     ConnectionLostError             the connection to the server broke and did not come back
     RefusedError                    the peer must not be tried again
@@ -14,6 +15,7 @@ ParasnakeError
         MessageError                a record held no valid message
     PayloadError                    an object cannot be turned into bytes, or back
         UnreadablePayload           what it needs is missing here, or refuses to be rebuilt
+    JournalError                    the journal cannot be written, or is damaged
     HookError                       a hook of the user's raised; its cause is what it raised
     TaskFailed                      a task has failed for good
     NodeFailed                      a node cannot do any work (its node_init raises, say)
@@ -39,6 +41,13 @@ class ConfigurationError(ParasnakeError):
 
 class LegacyConfigurationError(ConfigurationError, AssertionError):
     """A wrong value in the class interface, where 0.1 raised ``AssertionError``."""
+
+
+class ReplayError(ConfigurationError):
+    """The script does something else than what its journal has recorded.
+
+    The journal is as it was. Start the script as it was then, or begin a new journal.
+    """
 
 
 class ConnectError(ParasnakeError):
@@ -123,6 +132,14 @@ class UnreadablePayload(PayloadError):
         )
         self.module = module
         self.local_version = local_version
+
+
+class JournalError(ParasnakeError):
+    """The journal cannot be written any more, or cannot be read because it is damaged.
+
+    After a write that failed, nothing is lost of what was merged: make room, start again with the
+    same file.
+    """
 
 
 class HookError(ParasnakeError):

@@ -24,7 +24,7 @@ from parasnake.errors import ConfigurationError
 HOOKS: Mapping[str, tuple[str, ...]] = {
     "init_data": ("node_id",),
     "new_data": ("node_id",),
-    "process": ("data", "init_data", "node_id"),
+    "process": ("data", "init_data", "node_id", "seed"),
     "result": ("result", "data", "node_id"),
     "job_done": (),
     "node_init": ("init_data", "node_id"),
@@ -34,7 +34,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 """Each hook and the things that it may ask for; the first is its main thing."""
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {"new_data": ("total",)}
+OPTIONS: Mapping[str, tuple[str, ...]] = {"new_data": ("total",), "result": ("ordered",)}
 """The options with which a hook may be registered."""
 
 EXAMPLES: Mapping[str, str] = {
@@ -219,14 +219,18 @@ class HookTable:
     ---------
     app_name: what errors call the app
     compare_code: whether ``digest`` tells of the code of ``process``
+    seed: from which the seeds of tasks are made
 
     Attributes
     ----------
+    ordered: whether results are merged in the order of the tasks
     total: how many pieces of data ``new_data`` will give, None if the user has not told
     """
 
-    def __init__(self, app_name: str, *, compare_code: bool = True) -> None:
+    def __init__(self, app_name: str, *, compare_code: bool = True, seed: int = 0) -> None:
         self.app_name = app_name
+        self.seed = seed
+        self.ordered = False
         self._compare_code = compare_code
         self.total: int | None = None
         self._hooks: dict[str, Hook] = {}
@@ -245,8 +249,10 @@ class HookTable:
         self._refuse_second(hook)
         _refuse_unknown_options(hook, options)
         total = _checked_total(hook, options.get("total"))
+        ordered = _checked_ordered(hook, options.get("ordered", False))
         if total is not None:
             self.total = total
+        self.ordered = self.ordered or ordered
         self._hooks[name] = vars(self)[name] = hook
 
     def freeze(self) -> None:
@@ -275,6 +281,8 @@ class HookTable:
         ]
         if missing:
             raise ConfigurationError("\n".join(missing))
+        if role is not Role.NODE:
+            self._refuse_order_for_nodes()
 
     @property
     def digest(self) -> str:
@@ -302,6 +310,14 @@ class HookTable:
             raise hook.error(
                 f"comes too late: app {self.app_name!r} has begun to run and will not call it; "
                 "register every hook before app.run() or app.main()"
+            )
+
+    def _refuse_order_for_nodes(self) -> None:
+        new_data = self.new_data
+        if self.ordered and self.result is not None and new_data is not None and self.by_node:
+            raise self.result.error(
+                f"has ordered=True, but new_data ({new_data.where}) asks for node_id, so that each "
+                "node waits for the merge of its last result; use one of the two"
             )
 
     def _refuse_second(self, hook: Hook) -> None:
@@ -370,3 +386,9 @@ def _checked_total(hook: Hook, total: Any) -> int | None:
         f"has total={total!r}; it is the number of pieces of data that will come: "
         "an int of 0 or more, or None if nobody knows"
     )
+
+
+def _checked_ordered(hook: Hook, ordered: Any) -> bool:
+    if isinstance(ordered, bool):
+        return ordered
+    raise hook.error(f"has ordered={ordered!r}; it is True or False")

@@ -258,6 +258,11 @@ class Channel(Link):
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 
+    @property
+    def receiving(self) -> bool:
+        """Whether the worker is in the middle of an answer."""
+        return self._reader.inside
+
     def drain(self) -> None:
         """Read what a dead worker had written; its end is not told."""
         with contextlib.suppress(OSError, ProtocolError):

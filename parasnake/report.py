@@ -36,6 +36,8 @@ class Tally:
     merged: int = 0
     failed: int = 0
     dropped: int = 0
+    replayed: int = 0
+    """Tasks merged or failed that the journal knew already."""
     retries: int = 0
     process_seconds: float = 0.0
     agents: int = 0
@@ -57,6 +59,8 @@ class Tally:
             parts.append(f"{self.lost_agents} {_plural('agent', self.lost_agents)} lost")
         if self.dead_workers:
             parts.append(f"{self.dead_workers} {_plural('worker', self.dead_workers)} died")
+        if self.replayed:
+            parts.append(f"{self.replayed} known from the journal")
         if self.failed:
             parts.append(f"{self.failed} {_plural('task', self.failed)} failed")
         if self.dropped:
@@ -99,7 +103,7 @@ class Progress:
         self._tally = tally
         self._scheduler = source
         self._log_pause = FIRST_LOG_S
-        self._logged = 0
+        self._logged = tally.replayed
         self._bar: tqdm.tqdm[Any] | None = self._make_bar() if line else None
 
     @property
@@ -149,7 +153,7 @@ class Progress:
 
     def _text(self, now: float) -> str:
         elapsed = max(now - self._tally.started_at, 1e-9)
-        rate = self._done / elapsed
+        rate = (self._done - self._tally.replayed) / elapsed
         text = f"{self._done} of {self._total} done" if self._total else f"{self._done} done"
         text += f", {self._state()}, {rate:.3g} tasks/s"
         if self._total and rate:
@@ -174,6 +178,7 @@ class Reporter:
         farm.NodeJoined,
         farm.NodeDied,
         scheduler.Retry,
+        scheduler.SetAside,
         scheduler.Reclaimed,
     )
     """The steps that ``tell`` takes."""
@@ -203,6 +208,16 @@ class Reporter:
                 log.warning("%s: a worker on %s died: %s", self._name, peer.name, reason)
             case scheduler.Retry():
                 self._retry(step)
+            case scheduler.SetAside(node, _, failures, seconds, reason):
+                log.warning(
+                    "%s: %s gets nothing for %.0f s: %d tasks in a row went wrong there, while others "
+                    "succeed elsewhere; the last: %s",
+                    self._name,
+                    self._host_of(node) or "the agent of a worker that died",
+                    seconds,
+                    failures,
+                    reason,
+                )
             case scheduler.Reclaimed(count):
                 log.warning(
                     "%s: %d %s of lost nodes: new_data did not hand the data out again, though "
@@ -213,8 +228,8 @@ class Reporter:
                 )
 
     def _joined(self, peer: farm.Peer, differences: list[str]) -> None:
-        self._tally.agents += 1
-        log.info("%s: %s joined", self._name, peer.name)
+        self._tally.agents += not peer.returned
+        log.info("%s: %s %s", self._name, peer.name, "is back" if peer.returned else "joined")
         for difference in differences:
             log.warning("%s: %s: %s", self._name, peer.name, difference)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import platform
 import signal
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from parasnake import __version__, payload
@@ -18,8 +21,10 @@ from parasnake.core import farm as steps
 from parasnake.core import scheduler as tasks
 from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
+from parasnake.core.journal import Exhausted, Met
 from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
-from parasnake.core.scheduler import Policy
+from parasnake.core.scheduler import OpenTask, Policy
+from parasnake.core.seeds import job_seed
 from parasnake.errors import (
     HookError,
     Interrupted,
@@ -29,8 +34,11 @@ from parasnake.errors import (
 )
 from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable
+from parasnake.journal import Facts, Journal
 from parasnake.links import Connection
 from parasnake.loop import Loop
+from parasnake.recorder import RECORDED, Recorder
+from parasnake.replay import EXHAUSTED, Replay
 from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
 
@@ -40,6 +48,8 @@ WORK_SECONDS = 0.01
 """How long hooks run on end before the sockets are looked at again."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
+COMMIT_SECONDS = 0.05
+"""So long a hand-out may wait until it is written to the journal; merges do not wait."""
 GOODBYE_SECONDS = 2.0
 """How long agents have to take in that the job is over."""
 JOB_DONE_SHARE = 100
@@ -126,6 +136,11 @@ class Server:
         self._over = False
         self._stopped_by: int | None = None
         self._progress: Progress | None = None
+        self._journal: Journal | None = None
+        self._recorder: Recorder | None = None
+        self._commit_due = False
+        self.replaying = False
+        """Whether hooks are being called again as the journal tells."""
         self._perform = self._table()
 
     def _make_job(self) -> Job:
@@ -140,10 +155,15 @@ class Server:
             heartbeat_timeout=self._config.heartbeat_timeout,
             init_per_node=hooks.init_per_node,
             has_init=hooks.init_data is not None,
+            seed=job_seed(hooks.seed),
+            task_timeout=self._config.task_timeout or 0.0,
             policy=Policy(
                 by_node=hooks.by_node,
                 user_reassigns=hooks.user_reassigns,
                 keep_data=any("data" in asked for asked in wanted),
+                ordered=hooks.ordered,
+                failure_ends_job=hooks.failed is None,
+                speculate=self._config.speculate and not hooks.by_node,
                 max_attempts=self._config.max_attempts,
                 max_losses=self._config.max_losses,
             ),
@@ -188,11 +208,12 @@ class Server:
         TaskFailed: a task has failed for good, and there is no ``failed`` hook
         HookError: a hook raised; the cause is its exception
         Interrupted: SIGINT or SIGTERM came
+        JournalError: the journal cannot be written, or is damaged
+        ReplayError: the hooks do not do what the journal says that they did
         """
         try:
             with self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled):
-                self._open()
-                done = self._serve()
+                done = self._run()
         finally:
             self._close()
         if self._stopped_by is not None:
@@ -205,6 +226,64 @@ class Server:
         self._over = True
 
     # ---- its life
+
+    def _run(self) -> bool:
+        if self._config.journal is not None and self._resume(self._config.journal):
+            self._close_generator()
+            log.info("%s: the job was done: %s", self._name, self._summary())
+            return True
+        if self._over:  # it was told to stop while it called the hooks again
+            return False
+        self._open()
+        return self._serve()
+
+    def _resume(self, path: Path) -> bool:
+        """Go on from a journal, or begin one; true if its job was done already."""
+        job = self._farm.job
+        journal = self._journal = Journal(
+            path, Facts(job.app, job.id, job.digest, job.library, time.time())
+        )
+        facts = journal.stored.facts
+        self._farm.job = dataclasses.replace(job, id=facts.job)
+        self._recorder = Recorder(journal, self._scheduler, self._hooks, self._host_of)
+        what = "a new journal" if journal.is_new else "going on from the journal"
+        where = f", on {journal.file_system}: slower commits" if journal.file_system else ""
+        log.info("%s: %s %s%s", self._name, what, path, where)
+        if facts.digest and job.digest and facts.digest != job.digest:
+            log.warning("%s: the code of the process hook is not what it was", self._name)
+        done = journal.stored.done
+        replay = Replay(path, self, job.policy, done)
+        self.replaying = True
+        try:
+            for row in journal.stored.rows():
+                replay.take(row.entries)
+                self._loop.wait(self._loop.now())  # for a signal; nothing else can come yet
+                if self._over:
+                    return False
+        finally:
+            self.replaying = False
+        self._restore(replay)
+        return done is not None
+
+    def _restore(self, replay: Replay) -> None:
+        self._tally.replayed = self._tally.merged + self._tally.failed
+        self._scheduler.restore(
+            replay.open.values(),
+            forgotten=replay.forgotten.values(),
+            handed_out=replay.handed_out,
+            exhausted=replay.exhausted,
+            now=self._loop.now(),
+        )
+        if replay.handed_out:
+            log.info(
+                "%s: %d tasks merged before, %d handed out and not merged",
+                self._name,
+                self._tally.merged,
+                len(replay.open) + len(replay.forgotten),
+            )
+
+    def _summary(self) -> str:
+        return self._tally.summary(self._loop.now())
 
     def _open(self) -> None:
         config = self._config
@@ -225,18 +304,30 @@ class Server:
         try:
             done = self._serve_until_over()
             self._close_generator()
+            if done and self._journal is not None:
+                self._journal.finish(self._tally.merged + self._tally.failed)
         except BaseException as error:
             self._send_home(QuitKind.FAILED, f"the job was stopped on the server: {_brief(error)}")
             raise
         if done:
             self._send_home(QuitKind.DONE, "the job is done")
+        elif self._journal is not None and self._stopped_by == signal.SIGTERM:
+            self._leave_for_a_while()
         else:
             self._send_home(QuitKind.STOPPED, "the server was stopped")
-        log.info("%s: %s", self._name, self._tally.summary(self._loop.now()))
+        log.info("%s: %s", self._name, self._summary())
         return done
+
+    def _leave_for_a_while(self) -> None:
+        """The machine is about to be booted, say: agents are not told that the job has ended."""
+        if self._helper is not None:
+            self._helper.expect_end()
+        self._gate.shut()
+        log.info("%s: start it again with the same journal to go on", self._name)
 
     def _serve_until_over(self) -> bool:
         while True:
+            self._farm.acknowledge()
             more = self._work()
             if self._over:
                 return False
@@ -244,6 +335,7 @@ class Server:
                 return True
             if not (more or self._changed):  # job_done has said no, and new_data had nothing
                 more = self._scheduler.reclaim()
+            self._commit_soon()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             self._tick(now)
@@ -259,6 +351,18 @@ class Server:
             self._changed = True
         self._throttle()
 
+    def _commit_soon(self) -> None:
+        """See that hand-outs are on the disk, too, if no merge takes them along before long."""
+        journal = self._journal
+        if journal is not None and journal.waiting and not self._commit_due:
+            self._commit_due = True
+            self._loop.call_in(COMMIT_SECONDS, self._commit)
+
+    def _commit(self) -> None:
+        self._commit_due = False
+        if self._journal is not None:
+            self._journal.commit()
+
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
         until = self._loop.now() + WORK_SECONDS
@@ -266,6 +370,8 @@ class Server:
             step = self._farm.next_step()
             if step is None:
                 return False
+            if self._recorder is not None and type(step) in RECORDED:
+                self._recorder.before(step)
             self._perform[type(step)](step)
             if self._changed and self._hooks.job_done and self._is_done():
                 return True
@@ -329,6 +435,8 @@ class Server:
         for connection in self._connections.values():
             connection.close()
         self._loop.close()
+        if self._journal is not None:
+            self._journal.close()
 
     def _close_generator(self) -> None:
         generator, self._generator = self._generator, None
@@ -408,21 +516,29 @@ class Server:
         self._farm.init_given(step.peer, step.node, parts)
 
     def _ask_data(self, step: tasks.AskData) -> None:
-        data = self._next_data(step.node)
+        data = self.next_data(step.node)
         if data is None:
             self._scheduler.nothing(self._loop.now())
+            if self._journal is not None:
+                self._journal.nothing(step.node)
             return
-        if data is _EXHAUSTED:
+        if data is EXHAUSTED:
             self._scheduler.exhaust()
+            if self._journal is not None:
+                self._journal.note(Exhausted())
             return
+        parts: Parts = ()
         try:
             parts = _parts_of(data)
         except PayloadError as error:
             self._scheduler.refuse(data, str(error), of_user_code(error))
-            return
-        self._send(self._farm.give(parts, data))
+        else:
+            self._send(self._farm.give(parts, data))
+        if self._recorder is not None:
+            self._recorder.handed_out(step.node, parts)
 
-    def _next_data(self, node: NodeKey) -> Any:
+    def next_data(self, node: NodeKey) -> Any:
+        """Ask ``new_data``: it gives data, None for nothing just now, or ``EXHAUSTED``."""
         hook = self._hooks.new_data
         assert hook is not None
         if not hook.is_generator:
@@ -430,43 +546,57 @@ class Server:
         try:
             if self._generator is None:
                 self._generator = iter(hook())
-            return next(self._generator, _EXHAUSTED)
+            return next(self._generator, EXHAUSTED)
         except Exception as error:
             raise HookError("new_data") from error
 
     def _merge(self, step: tasks.Merge) -> None:
-        task, hook = step.task, self._hooks.result
+        self.merge(step.task, step.payload, step.node, step.seconds)
+        self._changed = True
+        self._scheduler.settled(step.task)
+
+    def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
+        """Give a result to the ``result`` hook; one that cannot be rebuilt here is a failure."""
+        hook = self._hooks.result
         if hook is not None:
             try:
-                result = payload.loads(step.payload[0])
+                result = payload.loads(parts[0])
             except PayloadError as error:
                 reason = f"its result cannot be rebuilt on the server: {error}"
-                self._fail(tasks.Fail(task, step.node, reason, of_user_code(error)))
+                self.give_up(task, self._task_failed(task, node, reason, of_user_code(error)))
                 return
             node_id = self._id_for(hook, task.owner)
             self._call(hook, result=result, data=task.data, node_id=node_id)
         self._tally.merged += 1
-        self._tally.process_seconds += step.seconds
-        self._changed = True
-        self._scheduler.settled(task)
+        self._tally.process_seconds += seconds
 
     def _fail(self, step: tasks.Fail) -> None:
-        task, hook = step.task, self._hooks.failed
-        error = TaskFailed(
+        self.give_up(step.task, self._task_failed(*step))
+        self._changed = True
+        self._scheduler.settled(step.task)
+
+    def _task_failed(self, task: OpenTask, node: NodeKey, reason: str, remote: str) -> TaskFailed:
+        return TaskFailed(
             task_id=task.id,
             attempts=task.failures,
             losses=task.losses,
-            reason=step.reason,
-            host=self._host_of(step.node),
-            remote=step.remote or step.reason,
+            reason=reason,
+            host=self._host_of(node),
+            remote=remote or reason,
         )
+
+    def give_up(self, task: OpenTask, error: TaskFailed) -> None:
+        """Tell the ``failed`` hook of a task; without the hook this is the end of the job."""
+        hook = self._hooks.failed
         self._tally.failed += 1
         if hook is None:
             raise error
-        log.error("%s: %s\n%s", self._name, error, step.remote)
+        if not self.replaying:
+            remote = str(error.__cause__)
+            log.error(
+                "%s: %s%s", self._name, error, "" if remote == error.reason else f"\n{remote}"
+            )
         self._call(hook, data=task.data, error=error, node_id=self._id_for(hook, task.owner))
-        self._changed = True
-        self._scheduler.settled(task)
 
     def _host_of(self, node: NodeKey) -> str:
         known = self._scheduler.nodes.get(node)
@@ -476,12 +606,18 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
+        if self._journal is not None and isinstance(step, steps.NodeJoined):
+            self._journal.note(Met(step.node, step.peer.name))
 
     def _lost_node(self, step: tasks.TellTimeout) -> None:
         self._changed = True
+        self.tell_timeout(step.node)
+
+    def tell_timeout(self, node: NodeKey) -> None:
+        """Tell the ``node_timeout`` hook of a node that was lost."""
         hook = self._hooks.node_timeout
         if hook is not None:
-            self._call(hook, node_id=NodeId(bytes=step.node))
+            self._call(hook, node_id=NodeId(bytes=node))
 
     # ---- small parts
 
@@ -495,9 +631,6 @@ class Server:
     @staticmethod
     def _id_for(hook: Hook, node: NodeKey) -> NodeId | None:
         return NodeId(bytes=node) if "node_id" in hook.asks_for else None
-
-
-_EXHAUSTED = object()
 
 
 def _parts_of(obj: object) -> Parts:

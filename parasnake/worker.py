@@ -31,6 +31,7 @@ from parasnake.core.messages import (
     Task,
     encode,
 )
+from parasnake.core.seeds import task_seed
 from parasnake.errors import PayloadError, UnreadablePayload
 from parasnake.hooks import Hook
 from parasnake.tracebacks import last_line, of_user_code
@@ -82,6 +83,8 @@ class Worker:
         self._hooks = hooks
         self._channel = channel
         self._init_data: object = None
+        self._job_seed = b""
+        self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
 
     def run(self) -> None:
@@ -108,6 +111,7 @@ class Worker:
                 yield from reader.feed(buffer[:count]) if target is None else reader.filled(count)
 
     def _begin(self, message: Init) -> Message:
+        self._job_seed = message.seed
         try:
             self._init_data = payload.loads(message.payload[0]) if message.payload else None
             if self._hooks.node_init is not None:
@@ -133,10 +137,11 @@ class Worker:
         return self._process(task, data)
 
     def _process(self, task: Task, data: object) -> Message:
+        seed = task_seed(self._job_seed, task.task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
             result = self._hooks.process(
-                data=data, init_data=self._init_data, node_id=self._node_id
+                data=data, init_data=self._init_data, node_id=self._node_id, seed=seed
             )
         except Exception as error:
             seconds = time.perf_counter() - begin

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ from parasnake import (
     Status,
     WrongKeyError,
 )
+from parasnake.core.ids import TaskId
+from parasnake.core.seeds import job_seed, task_seed
 
 KEY = b"k" * 32
 
@@ -31,6 +35,15 @@ KEY = b"k" * 32
 def square(n: int) -> int:
     """What most apps here compute."""
     return n * n
+
+
+def first_time(path: Path) -> bool:
+    """Whether nobody has asked this before, in any process."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def squares(count: int = 10, name: str = "squares") -> Parasnake:
@@ -137,6 +150,11 @@ class TestNames:
         app = Parasnake("grüße 7")
         assert (app.name, repr(app)) == ("grüße 7", "Parasnake('grüße 7')")
 
+    @pytest.mark.parametrize("seed", [1.5, "1", None, True])
+    def test_odd_seeds(self, seed: Any) -> None:
+        with pytest.raises(ConfigurationError, match="app seed"):
+            Parasnake("test", seed=seed)
+
     def test_arguments_are_there_after_main_only(self) -> None:
         with pytest.raises(ConfigurationError, match=r"app\.main"):
             _ = Parasnake("test").args
@@ -220,6 +238,97 @@ class TestRuns:
 
     def test_with_every_core(self) -> None:
         assert run(squares(), "auto") == [n * n for n in range(10)]  # type: ignore[arg-type]
+
+    def test_the_same_bits_on_any_number_of_nodes_with_and_without_deaths(
+        self, tmp_path: Path
+    ) -> None:
+        def sums(workers: int, deaths: int, seed: int) -> float:
+            app = Parasnake("sums", seed=seed)
+            total = [0.0]
+
+            @app.new_data
+            def numbers() -> Iterator[int]:
+                yield from range(60)
+
+            @app.process
+            def draw(data: int, seed: int) -> float:
+                n = data
+                if n % 20 < deaths and first_time(tmp_path / f"{workers} {deaths} {seed} {n}"):
+                    os._exit(9)
+                if n % 3 == 0:  # the results come in another order
+                    sum(range(20_000 * (n % 7)))
+                return random.Random(seed).uniform(-1, 1) * float(10 ** (n % 9))
+
+            @app.result(ordered=True)
+            def add(value: float) -> None:
+                total[0] += value
+
+            app.finish(lambda: total[0])
+            found: float = run(app, workers)
+            return found
+
+        one = sums(1, 0, seed=0)
+        assert sums(3, 0, seed=0) == one
+        assert sums(3, 2, seed=0) == one
+        assert sums(1, 0, seed=1) != one
+
+    def test_the_seed_of_the_server_counts(self) -> None:
+        def seeds(seed: int) -> Parasnake:
+            app = Parasnake("seeds", seed=seed)
+            found: list[int] = []
+
+            @app.new_data
+            def numbers() -> Iterator[int]:
+                yield from range(5)
+
+            app.process(lambda data, seed: seed)
+            app.result(ordered=True)(found.append)
+            app.finish(lambda: found)
+            return app
+
+        app, node = seeds(-(10**30)), seeds(2)
+        with ThreadPoolExecutor(2) as pool:
+            server = pool.submit(app.run, True, port=0, bind="127.0.0.1", secret_key=KEY)
+            port = wait_until(lambda: app.status and app.status.port)
+            node.run(port=port, secret_key=KEY, start_method="spawn")
+            job = job_seed(-(10**30))
+            assert server.result(60) == [task_seed(job, TaskId(task)) for task in range(5)]
+
+    def test_a_node_on_which_everything_fails_is_set_aside(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def app_with(process: Callable[[int], int]) -> Parasnake:
+            app = Parasnake("suspects", compare_code=False)
+            app.process(process)
+            return app
+
+        def is_aside() -> bool:
+            return "gets nothing for 10 s: 5 tasks in a row went wrong there" in caplog.text
+
+        def broken(n: int) -> NoReturn:
+            raise ImportError("a broken installation")
+
+        server, out = app_with(square), set[int]()
+
+        @server.new_data
+        def data() -> int | None:
+            if is_aside():
+                return None
+            out.add(len(out))
+            return len(out) - 1
+
+        merged: set[int] = set()
+        server.result(merged.add)
+        server.job_done(lambda: is_aside() and len(merged) == len(out))
+        settings: Any = {"secret_key": KEY}
+        with ThreadPoolExecutor(3) as pool:
+            done = pool.submit(server.run, True, port=0, bind="127.0.0.1", secret_key=KEY)
+            settings["port"] = wait_until(lambda: server.status and server.status.port)
+            pool.submit(app_with(square).run, **settings)
+            wait_until(lambda: merged)  # alone, the broken one would fail the first task for good
+            pool.submit(app_with(broken).run, **settings)
+            done.result(60)
+        assert merged == {n * n for n in out}
 
     def test_by_spawn(self) -> None:
         assert squares().run(local=2, start_method="spawn") == [n * n for n in range(10)]

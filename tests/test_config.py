@@ -53,10 +53,14 @@ def test_defaults() -> None:
         "start_method": "auto",
         "heartbeat_timeout": 300.0,
         "connect_timeout": 300.0,
+        "reconnect_timeout": 300.0,
         "max_attempts": 3,
         "max_losses": 10,
+        "task_timeout": None,
+        "speculate": True,
         "secret_key": None,
         "key_file": None,
+        "journal": None,
         "progress": None,
         "verbose": 0,
         "sources": {},
@@ -112,8 +116,11 @@ def test_repr_has_no_key() -> None:
         ("heartbeat_timeout", 10, 10.0),
         ("heartbeat_timeout", np.float32(2), 2.0),
         ("connect_timeout", 0, 0.0),
+        ("reconnect_timeout", 0, 0.0),
         ("max_attempts", 1, 1),
         ("max_losses", 1, 1),
+        ("task_timeout", 1, 1.0),
+        ("speculate", False, False),
         ("secret_key", KEY, KEY),
         ("secret_key", LINE, KEY),
         ("secret_key", LINE + "\n", KEY),
@@ -174,6 +181,7 @@ ABOVE_ZERO = "a number of seconds above 0"
         ("heartbeat_timeout", True, "True", ABOVE_ZERO),
         ("heartbeat_timeout", "10", "'10'", ABOVE_ZERO),
         ("connect_timeout", -1, "-1", "a number of seconds from 0"),
+        ("reconnect_timeout", -1, "-1", "a number of seconds from 0"),
         ("max_attempts", 0, "0", FROM_ONE),
         ("max_losses", 0, "0", FROM_ONE),
         ("key_file", "", "''", "the name of a file that holds a key"),
@@ -376,8 +384,8 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
         f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
-        f"heartbeat_timeout, ip, key_file, max_attempts, max_losses, port, progress, secret_key, "
-        f"start_method, verbose, workers"
+        f"heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, port, progress, "
+        f"reconnect_timeout, secret_key, speculate, start_method, task_timeout, verbose, workers"
     )
 
 

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from programs import Program, environment
 
+from parasnake.core.ids import TaskId
+from parasnake.core.seeds import job_seed, task_seed
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MANDELBROT = EXAMPLES / "mandelbrot.py"
 ALL = sorted(EXAMPLES.glob("*.py"))
@@ -98,8 +101,8 @@ def test_mandelbrot_with_agents_by_hand_one_of_them_killed(tmp_path: Path) -> No
 
 def test_pi_has_the_same_digits_every_time(tmp_path: Path) -> None:
     hits = 0
-    for seed in range(100):
-        draw = random.Random(seed).random
+    for task in range(100):
+        draw = random.Random(task_seed(job_seed(0), TaskId(task))).random
         hits += sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(100_000))
     with Program(
         EXAMPLES / "pi.py", ["--local", "2"], tmp_path, environ=environment(tmp_path)

@@ -489,10 +489,10 @@ class TestLostAgents:
             wait_until(lambda: "merged 0" in server.out)
         finally:
             frozen.send(signal.SIGCONT)
-        assert frozen.wait() == 3
-        assert "the connection to the server was lost" in frozen.err
+        frozen.wait_for("the connection to the server at .* was lost")
+        frozen.wait_for("is back")
         (tmp_path / "end").touch()
-        assert (server.wait(), other.wait()) == (0, 0)
+        assert (server.wait(), other.wait(), frozen.wait()) == (0, 0, 0)
         assert server.out.splitlines() == ["merged 0", "finished [0]"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -541,10 +541,11 @@ class TestLostAgents:
         agent.suspend()
         run.wait_for("nothing heard for 2 s")
         agent.resume()
-        wait_until(lambda: started(tmp_path) - old)
+        run.wait_for("is back")
         (tmp_path / "go").touch()
         assert run.wait() == 0, run.err
         assert run.out.splitlines() == ["merged 0", "finished [0]"]
+        assert started(tmp_path) == old, "its worker has gone on all the while"
 
     def test_max_losses(self, start: Start, tmp_path: Path) -> None:
         server, node = serve(start, "patient.py", "--max-losses", "1")
@@ -604,16 +605,6 @@ class TestSignalsAtTheServer:
         assert run.wait() == 130
         assert run.err.splitlines()[-1] == "busy.py: interrupted"
         wait_until(lambda: gone(run))
-
-    def test_kill_9_leaves_no_orphans(self, start: Start, tmp_path: Path) -> None:
-        server, node = serve(start, "patient.py", "--count", "3")
-        agents = [start("patient.py", *node), start("patient.py", *node, "--workers", "2")]
-        wait_until(lambda: len(started(tmp_path)) == 3)
-        server.kill()
-        for agent in agents:
-            assert agent.wait() == 3
-            assert "error: the connection to the server was lost: " in agent.err
-            wait_until(lambda agent=agent: gone(agent))  # type: ignore[misc]
 
     def test_kill_9_of_a_local_run_leaves_no_orphans(self, start: Start, tmp_path: Path) -> None:
         run = start("patient.py", "--local", "2", "--count", "2")

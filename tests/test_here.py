@@ -13,6 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 import pytest
 from helpers import wait_until
+from proxy import Proxy
 
 from parasnake import (
     ConnectError,
@@ -211,6 +212,39 @@ def test_a_node_init_that_raises() -> None:
         Node().app.run_here(port=port, secret_key=KEY)
     assert "in fail" in caught.value.remote
     assert caught.value.exit_status == 1
+
+
+def test_a_connection_that_breaks_costs_nothing() -> None:
+    job, node = Job(1), Node()
+    node.go_on.clear()
+    with job.served() as port, Proxy(str(port)) as proxy:
+        thread = node.start(int(proxy.port))
+        assert node.begun.wait(60)
+        proxy.cut()
+        wait_until(lambda: job.lost)
+        wait_until(lambda: proxy.refused)
+        node.go_on.set()
+        proxy.mend()
+        thread.join(60)
+    assert node.error is None
+    assert (node.computed, job.results) == ([0], [0])
+
+
+def test_another_job_is_not_for_a_node_that_has_begun() -> None:
+    job, other, node = Job(1), Job(1), Node()
+    node.go_on.clear()
+    with job.served() as port, other.served() as other_port, Proxy(str(port)) as proxy:
+        thread = node.start(int(proxy.port))
+        assert node.begun.wait(60)
+        proxy.cut()
+        wait_until(lambda: job.lost)
+        proxy.mend(str(other_port))
+        node.go_on.set()
+        thread.join(60)
+        assert isinstance(node.error, ConnectionLostError)
+        assert "another job" in str(node.error)
+        for at in (port, other_port):
+            Node().app.run_here(port=at, secret_key=KEY)
 
 
 def test_a_helper_that_is_killed() -> None:

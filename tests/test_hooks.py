@@ -23,6 +23,7 @@ THINGS = {
     "node_id": "NODE",
     "result": "RESULT",
     "error": "ERROR",
+    "seed": "SEED",
 }
 """All that there is: a call may give more than the function asks for."""
 
@@ -86,7 +87,7 @@ def test_the_table_of_hooks() -> None:
     assert HOOKS == {
         "init_data": ("node_id",),
         "new_data": ("node_id",),
-        "process": ("data", "init_data", "node_id"),
+        "process": ("data", "init_data", "node_id", "seed"),
         "result": ("result", "data", "node_id"),
         "job_done": (),
         "node_init": ("init_data", "node_id"),
@@ -94,7 +95,7 @@ def test_the_table_of_hooks() -> None:
         "failed": ("data", "error", "node_id"),
         "finish": (),
     }
-    assert OPTIONS == {"new_data": ("total",)}
+    assert OPTIONS == {"new_data": ("total",), "result": ("ordered",)}
 
 
 @pytest.mark.parametrize(("name", "thing"), [(n, t) for n, things in HOOKS.items() for t in things])
@@ -367,7 +368,7 @@ def test_refused_a_name_that_the_hook_cannot_ask_for() -> None:
     text = refusal("process", lambda dta, node_id: None)
     assert text == (
         "cannot ask for 'dta' (did you mean 'data'?); with several parameters it may "
-        "ask for data, init_data, node_id by name; others need a default"
+        "ask for data, init_data, node_id, seed by name; others need a default"
     )
     assert "cannot ask for 'x', 'y'; " in refusal("result", lambda x, y: None)
     text = refusal("node_timeout", lambda node, node_id: None)
@@ -393,7 +394,7 @@ def test_refused_a_method_without_its_object() -> None:
 def test_refused_parameters_that_take_anything() -> None:
     text = refusal("process", everything)
     assert "takes *args and **kwargs, which does not tell what it needs" in text
-    assert "it may ask for data, init_data, node_id by name" in text
+    assert "it may ask for data, init_data, node_id, seed by name" in text
     assert "functools.wraps" in text
     assert "takes *rest, " in refusal("result", lambda result, *rest: None)
     assert "takes **rest, " in refusal("finish", lambda **rest: None)
@@ -507,6 +508,34 @@ def test_new_data_may_be_registered_with_a_total(total: Any, known: int | None) 
     assert hooks.total == known
     hooks.register("finish", plain)
     assert hooks.total == known
+
+
+def test_result_may_be_registered_in_order() -> None:
+    hooks = HookTable("squares")
+    assert not hooks.ordered
+    hooks.register("result", plain, ordered=True)
+    assert hooks.ordered
+    assert not table(result=plain).ordered
+    hooks.register("new_data", generator)
+    hooks.register("process", plain)
+    hooks.check(Role.LOCAL)
+
+
+@pytest.mark.parametrize("ordered", [1, "yes", None], ids=repr)
+def test_refused_an_odd_order(ordered: Any) -> None:
+    assert refusal("result", plain, ordered=ordered) == (
+        f"has ordered={ordered!r}; it is True or False"
+    )
+
+
+def test_refused_results_in_order_where_data_is_for_certain_nodes() -> None:
+    hooks = table(new_data=lambda node_id: None, job_done=plain, process=plain)
+    hooks.register("result", plain, ordered=True)
+    hooks.check(Role.NODE)
+    with pytest.raises(
+        ConfigurationError, match=r"ordered=True, but new_data \(.*asks for node_id"
+    ):
+        hooks.check(Role.SERVER)
 
 
 @pytest.mark.parametrize("total", [-1, 2.5, "1000", True], ids=repr)

@@ -572,7 +572,7 @@ def packed(obj: object) -> bytes:
 
 
 def test_a_worker_answers_in_order(work: Work) -> None:
-    work.channel.send(Init(NODE, ()))
+    work.channel.send(Init(NODE, bytes(16), ()))
     for number in range(200):
         work.channel.send(task(number, packed(b"data %d" % number)))
     ready, *results = work.wait_for(201)
@@ -585,7 +585,7 @@ def test_a_worker_answers_in_order(work: Work) -> None:
 def test_large_data_passes_a_channel_both_ways(work: Work) -> None:
     """The worker reads nothing while it writes: the agent must take what comes while it sends."""
     data = os.urandom(6 << 20)
-    work.channel.send(Init(NODE, ()))
+    work.channel.send(Init(NODE, bytes(16), ()))
     for number in range(4):
         work.channel.send(task(number, packed(data)))
     _, *results = work.wait_for(5)

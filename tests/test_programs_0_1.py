@@ -132,7 +132,7 @@ def test_neither_the_gil_nor_a_late_result_does_harm(
     helper.resume()
     assert held.wait() == 0, held.err
     assert held.out == "begun\nend\n"
-    assert "connection to the server was lost" in held.err
+    assert "workers go on" in held.err
     assert server.wait() == 0, server.err
     assert busy.wait() == 0, busy.err
     told = json.loads(server.out.splitlines()[0])

@@ -281,7 +281,14 @@ def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -
     reporter.tell(scheduler.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
     reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
     reporter.tell(scheduler.Reclaimed(1))
-    died, with_traceback, lost, reclaimed = lines(log)
+    reporter.tell(scheduler.SetAside(NODE, PeerId(0), 5, 10.0, "ImportError: no"))
+    reporter.tell(scheduler.SetAside(GONE, PeerId(0), 5, 10.0, "ImportError: no"))
+    died, with_traceback, lost, reclaimed, aside, unknown = lines(log)
+    assert aside[1] == (
+        "squares: n1 (pid 77, 10.0.0.7:5000) gets nothing for 10 s: 5 tasks in a row went wrong "
+        "there, while others succeed elsewhere; the last: ImportError: no"
+    )
+    assert unknown[1].startswith("squares: the agent of a worker that died gets nothing")
     assert died == (
         "WARNING",
         "squares: a worker on n1 (pid 77, 10.0.0.7:5000) died: killed by SIGSEGV",

@@ -779,6 +779,45 @@ class TestFailures:
             run(app, max_attempts=1)
 
 
+class TestTasksThatTakeTooLong:
+    def test_they_are_ended_and_fail_in_the_end_and_others_go_on(self, app: Parasnake) -> None:
+        numbers(app, 20)
+
+        @app.process
+        def work(n: int) -> int:
+            while n == 5:
+                signal.pause()
+            return n
+
+        merged: list[int] = []
+        failed: list[TaskFailed] = []
+        app.result(merged.append)
+        app.failed(lambda data, error: failed.append(error))
+        run(app, 2, task_timeout=1, max_attempts=2)
+        assert sorted(merged) == [n for n in range(20) if n != 5]
+        (error,) = failed
+        assert (error.task_id, error.attempts) == (5, 2)
+        assert "task_timeout of 1 s exceeded" in error.reason
+
+
+class TestStragglers:
+    def test_a_task_whose_node_does_not_come_to_an_end_is_computed_by_another(
+        self, app: Parasnake, tmp_path: Path
+    ) -> None:
+        numbers(app, 10)
+
+        @app.process
+        def work(n: int) -> int:
+            while n == 9 and first_time(tmp_path / "hangs"):
+                signal.pause()
+            return n
+
+        merged: list[int] = []
+        app.result(merged.append)
+        run(app, 2)
+        assert sorted(merged) == list(range(10))
+
+
 class OnlyInWorkers:
     """Cannot be rebuilt in the process that is ``home``."""
 

@@ -14,28 +14,43 @@ from ..errors import (
     RefusedError,
 )
 from .farm import differences
-from .ids import NodeKey
+from .ids import Attempt, NodeKey, TaskId
 from .messages import (
     AskInit,
     Cancel,
     Failure,
     Goodbye,
+    Held,
     Hello,
     Init,
     Message,
     NodeBroken,
     NodeGone,
+    Parts,
     Quit,
     QuitKind,
     Ready,
     Refused,
     Result,
+    Taken,
     Task,
+    Want,
     Welcome,
 )
+from .scheduler import digest_of
 
 MAX_FAILED_STARTS = 3
 """An agent gives up when this many workers in a row ended before they were ready."""
+
+
+Sending = tuple[TaskId, Attempt]
+
+
+class Answer(NamedTuple):
+    """What a worker has answered, and to what data."""
+
+    message: Result | Failure
+    data: Parts
 
 
 @dataclass(slots=True)
@@ -44,8 +59,13 @@ class Worker:
 
     slot: int
     ready: bool = False
-    open: set[tuple[int, int]] = field(default_factory=set)
-    """Task and attempt of what it has not answered."""
+    has_init: bool = False
+    open: dict[Sending, Parts] = field(default_factory=dict)
+    """What it has not answered, with the data, in the order of sending."""
+    begun_at: float = 0.0
+    """When it began the oldest of these."""
+    answered: dict[Sending, Answer] = field(default_factory=dict)
+    """Answers that the server may not have yet, in their order."""
 
 
 class ToServer(NamedTuple):
@@ -77,6 +97,22 @@ class Joined(NamedTuple):
     """Step: tell the user that the server took us."""
 
     differences: list[str]
+    back: bool = False
+    """Whether it is for the job that we worked for before the connection broke."""
+    afresh: bool = False
+    """Whether we had worked for another job before the connection broke."""
+
+
+class Away(NamedTuple):
+    """Step: tell the user that the server is lost, and try to reach it again."""
+
+    reason: str
+
+
+class HangUp(NamedTuple):
+    """Step: close the connection and try again later: it is not our server's, just now."""
+
+    reason: str
 
 
 class WorkerDied(NamedTuple):
@@ -94,11 +130,14 @@ class Leave(NamedTuple):
     error: ParasnakeError | None
 
 
-Step = ToServer | ToWorker | StartWorker | EndWorker | Joined | WorkerDied | Leave
+Step = ToServer | ToWorker | StartWorker | EndWorker | Joined | Away | HangUp | WorkerDied | Leave
 
 
 class Crew:
     """One agent: its workers, what they work on, what to do next.
+
+    It outlives its connections: while there is none the workers go on with what they have, and their
+    answers are kept until the server has said that they are safe.
 
     Parameters
     ----------
@@ -115,12 +154,20 @@ class Crew:
         self._welcome: Welcome | None = None
         self._failed_starts = 0
         self._leaving = False
+        self._in = False  # whether the server on this connection has taken us
+        self._sent: deque[tuple[NodeKey, Sending]] = deque()  # answers on this connection
+        self._taken = 0  # how many more there were, which are safe
         self._steps: deque[Step] = deque([ToServer(hello)])
 
     @property
     def welcome(self) -> Welcome | None:
-        """What the server said when it took us."""
+        """What the server said when it first took us for its job."""
         return self._welcome
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the server has taken us, and the connection lasts."""
+        return self._in
 
     @property
     def workers(self) -> dict[NodeKey, Worker]:
@@ -133,42 +180,116 @@ class Crew:
 
     # ---- the server
 
-    def message(self, message: Message) -> None:
+    def message(self, message: Message, now: float = 0.0) -> None:
         """The server has said something; raises ``MessageError`` if it may not say that now."""
         if self._leaving:
             return
         if isinstance(message, Task):
-            self._task(message)
+            self._task(message, now)
             return
         match message:
             case Welcome():
                 self._welcomed(message)
-            case Init(node, _):
+            case Init(node):
                 if node in self._workers:
+                    self._workers[node].has_init = True
                     self._steps.append(ToWorker(node, message))
             case Refused(_, reason):
-                self._leave(reason, RefusedError(f"the server refuses this node: {reason}"))
+                self._refused(reason)
             case Quit(kind, reason):
                 self._leave(self._farewell(kind, reason), None)
-            case Cancel():
-                pass  # a hint; the result is dropped by the server
+            case Want(node, task, attempt):
+                self._wanted(node, (task, attempt))
+            case Cancel(node, task, attempt):
+                self._forget(node, (task, attempt))
+            case Taken(answers):
+                self._take(answers)
             case _:
                 raise MessageError(f"a server may not send {type(message).__name__}")
 
     def _welcomed(self, welcome: Welcome) -> None:
-        if self._welcome is not None:
+        if self._in:
             raise MessageError("a second Welcome")
-        self._welcome = welcome
-        hello = self._hello
+        self._in = True
+        hello, before = self._hello, self._welcome
         found = differences(welcome.server_python, welcome.digest, hello.python, hello.digest)
-        self._steps.append(Joined(found))
+        if before is not None and before.job == welcome.job:
+            self._welcome = welcome._replace(payload=before.payload)
+            self._steps.append(Joined(found, back=True))
+            for node, worker in self._workers.items():
+                self._report(node, worker)
+            return
+        self._welcome = welcome
+        if before is not None:
+            self._begin_afresh(found)
+        else:
+            self._steps.append(Joined(found))
+            self._steps += [StartWorker(slot) for slot in range(self._size)]
+
+    def _report(self, node: NodeKey, worker: Worker) -> None:
+        """Tell the server, on a new connection, what a worker has that it knew before."""
+        if not worker.has_init:
+            self._say(AskInit(node))
+        if not worker.ready:
+            return
+        for (task, attempt), answer in worker.answered.items():
+            self._say(Held(node, task, attempt, digest_of(answer.data), True))
+        for (task, attempt), data in worker.open.items():
+            self._say(Held(node, task, attempt, digest_of(data), False))
+        self._say(Ready(node))
+
+    def _begin_afresh(self, found: list[str]) -> None:
+        if not self._replace:
+            text = (
+                "the server has come back with another job, for which this node cannot start afresh"
+            )
+            self._say(Goodbye(text, ""))
+            self._leave(text, ConnectionLostError(text))
+            return
+        self._failed_starts = 0
+        self._drop(StartWorker)
+        self._steps += [EndWorker(node) for node in self._workers]
+        self._workers.clear()
+        self._steps.append(Joined(found, afresh=True))
         self._steps += [StartWorker(slot) for slot in range(self._size)]
 
-    def _task(self, task: Task) -> None:
+    def _refused(self, reason: str) -> None:
+        text = f"the server refuses this node: {reason}"
+        if self._welcome is None:
+            self._leave(reason, RefusedError(text))
+        else:  # another server is there just now, and ours may come back
+            self._steps.append(HangUp(text))
+
+    def _wanted(self, node: NodeKey, sending: Sending) -> None:
+        worker = self._workers.get(node)
+        answer = worker.answered.get(sending) if worker is not None else None
+        if answer is not None:
+            self._send_answer(node, sending, answer)
+
+    def _forget(self, node: NodeKey, sending: Sending) -> None:
+        worker = self._workers.get(node)
+        if worker is not None:
+            worker.answered.pop(sending, None)
+
+    def _take(self, answers: int) -> None:
+        if answers > self._taken + len(self._sent):
+            raise MessageError("Taken of more answers than there were")
+        while self._taken < answers:
+            self._taken += 1
+            self._forget(*self._sent.popleft())
+
+    def _send_answer(self, node: NodeKey, sending: Sending, answer: Answer) -> None:
+        if self._in:
+            self._sent.append((node, sending))
+            self._say(answer.message)
+
+    def _task(self, task: Task, now: float) -> None:
         worker = self._workers.get(task.node)
         if worker is None:
             return  # it has died; the server hears of that
-        worker.open.add((task.task, task.attempt))
+        if not worker.open:
+            worker.begun_at = now
+        worker.open[task.task, task.attempt] = task.payload
         self._steps.append(ToWorker(task.node, task))
 
     @staticmethod
@@ -176,8 +297,22 @@ class Crew:
         return reason if kind != QuitKind.DONE else "the job is done"
 
     def lost_server(self, reason: str) -> None:
-        """The connection has ended without a word."""
-        if not self._leaving:
+        """The connection has ended without a word; the workers go on."""
+        if self._in and not self._leaving:
+            self._steps.append(Away(reason))
+        self._in = False
+        self._sent.clear()
+        self._taken = 0
+        self._drop(ToServer)
+
+    def connected(self) -> None:
+        """There is another connection, after one was lost."""
+        assert self._welcome is not None
+        self._steps.append(ToServer(self._hello._replace(job=self._welcome.job.hex())))
+
+    def give_up(self, reason: str) -> None:
+        """The server has not come back in time."""
+        if not self._in and not self._leaving:
             text = f"the connection to the server was lost: {reason}"
             self._leave(text, ConnectionLostError(text))
 
@@ -189,9 +324,10 @@ class Crew:
         assert welcome is not None
         self._workers[node] = Worker(slot)
         if welcome.init_per_node:
-            self._steps.append(ToServer(AskInit(node)))
+            self._say(AskInit(node))
         else:
-            self._steps.append(ToWorker(node, Init(node, welcome.payload)))
+            self._workers[node].has_init = True
+            self._steps.append(ToWorker(node, Init(node, welcome.seed, welcome.payload)))
 
     def not_started(self, slot: int, reason: str, remote: str = "") -> None:
         """Answer to ``StartWorker``: there is no such process, or it ended before it was ready."""
@@ -202,29 +338,37 @@ class Crew:
             self._steps.append(StartWorker(slot))
             return
         text = f"workers cannot start here: {reason}"
-        self._steps.append(ToServer(Goodbye(text, remote)))
+        self._say(Goodbye(text, remote))
         self._leave(text, NodeFailed(text, remote))
 
-    def worker_message(self, node: NodeKey, message: Message) -> None:
+    def worker_message(self, node: NodeKey, message: Message, now: float = 0.0) -> None:
         """A worker has said something; raises ``MessageError`` if it may not say that now."""
         worker = self._workers.get(node)
         if worker is None or self._leaving:
             return
         if isinstance(message, Result | Failure):
-            worker.open.discard((message.task, message.attempt))
-            self._steps.append(ToServer(message))
+            worker.begun_at = now  # the next one in its queue
+            self._answer(node, worker, message)
             return
         match message:
             case Ready() if not worker.ready:
                 worker.ready = True
                 self._failed_starts = 0
-                self._steps.append(ToServer(message))
+                self._say(message)
             case NodeBroken(_, reason, remote) if not worker.ready:
                 del self._workers[node]
                 self._steps.append(EndWorker(node))
                 self.not_started(worker.slot, reason, remote)
             case _:
                 raise MessageError(f"a worker may not send {type(message).__name__} now")
+
+    def _answer(self, node: NodeKey, worker: Worker, message: Result | Failure) -> None:
+        sending = message.task, message.attempt
+        data = worker.open.pop(sending, None)
+        if data is None:
+            raise MessageError("a worker answered what it was not asked")
+        answer = worker.answered[sending] = Answer(message, data)
+        self._send_answer(node, sending, answer)
 
     def worker_gone(self, node: NodeKey, reason: str) -> None:
         """A worker process has ended by itself; all that it said before has been passed on."""
@@ -235,10 +379,39 @@ class Crew:
         if not self._replace:
             self._leave(f"the worker is gone: {reason}", None)
         elif worker.ready:
-            self._steps.append(ToServer(NodeGone(node, reason)))
+            self._say(NodeGone(node, reason))
             self._steps.append(StartWorker(worker.slot))
         else:
             self.not_started(worker.slot, reason)
+
+    # ---- time
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` should be called at the latest: a task has taken too long then."""
+        limit = self._welcome.task_timeout if self._welcome is not None else 0.0
+        if not limit or not self._replace:
+            return None
+        return min((w.begun_at + limit for w in self._workers.values() if w.open), default=None)
+
+    def answering(self, node: NodeKey, now: float) -> None:
+        """An answer of this worker is on its way: its task takes no more time."""
+        self._workers[node].begun_at = now
+
+    def tick(self, now: float) -> None:
+        """Time has passed: workers whose task takes too long are ended and replaced.
+
+        ``now`` must not be later than the last look at what the workers have said.
+        """
+        while not self._leaving and (deadline := self.deadline) is not None and now >= deadline:
+            node = min(
+                (node for node, worker in self._workers.items() if worker.open),
+                key=lambda node: self._workers[node].begun_at,
+            )
+            assert self._welcome is not None
+            limit = self._welcome.task_timeout
+            self._steps.append(EndWorker(node))
+            self.worker_gone(node, f"it was ended: task_timeout of {limit:g} s exceeded")
 
     # ---- the end
 
@@ -250,6 +423,15 @@ class Crew:
 
     def _leave(self, reason: str, error: ParasnakeError | None) -> None:
         self._leaving = True
-        # A worker that would start only to be ended costs time.
-        self._steps = deque(step for step in self._steps if not isinstance(step, StartWorker))
+        self._drop(StartWorker)  # a worker that would start only to be ended costs time
         self._steps.append(Leave(reason, error))
+
+    # ---- small parts
+
+    def _say(self, message: Message) -> None:
+        """Tell the server, if it has taken us; else it will hear of it when it does."""
+        if self._in:
+            self._steps.append(ToServer(message))
+
+    def _drop(self, kind: type[Step]) -> None:
+        self._steps = deque(step for step in self._steps if not isinstance(step, kind))

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import MessageError
-from .ids import JobId, NodeKey, PeerId
+from .ids import JobId, NodeKey, PeerId, TaskId
 from .messages import (
     PROTOCOL_VERSION,
     AskInit,
+    Cancel,
     Failure,
     FailureKind,
     Goodbye,
     Heartbeat,
+    Held,
     Hello,
     Init,
     Message,
@@ -30,14 +32,20 @@ from .messages import (
     RefusalKind,
     Refused,
     Result,
+    Taken,
     Task,
+    Want,
     Welcome,
 )
-from .scheduler import Assign, Loss, Policy, Scheduler
+from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler
 from .scheduler import Step as SchedulerStep
 
 HEARTBEATS_PER_TIMEOUT = 3
 """An agent that has nothing to say sends this many heartbeats in one heartbeat timeout."""
+MAX_HELD = 4 * MAX_DEPTH
+"""Tasks that a node can return with: what it had been sent, and answers on their way."""
+TAKEN_ANSWERS, TAKEN_BYTES = 16, 1 << 18
+"""An agent hears that its answers are safe after this many, or so many bytes of what it keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,10 @@ class Job:
     heartbeat_timeout: float
     init_per_node: bool
     has_init: bool
+    seed: bytes
+    """See ``seeds.job_seed``."""
+    task_timeout: float
+    """Seconds that a task may take; 0: as many as it needs."""
     policy: Policy
 
 
@@ -65,6 +77,16 @@ class Peer:
     nodes: dict[NodeKey, None] = field(default_factory=dict)
     """In the order in which they became ready."""
     welcomed: bool = False
+    returned: bool = False
+    """Whether it worked for this job before, on a connection that broke."""
+    held: dict[NodeKey, list[Holding]] = field(default_factory=dict)
+    """What nodes that are not ready yet have returned with."""
+    answers: int = 0
+    """How many have come."""
+    taken: int = 0
+    """Of how many it has been told that they are safe."""
+    bytes: int = 0
+    """Of the results since then, and of their data: what it keeps until it hears more."""
 
     @property
     def name(self) -> str:
@@ -156,6 +178,8 @@ class Farm:
         self._heard: dict[PeerId, float] = {}  # when, the longest silent first
         self._steps: deque[Step] = deque()
         self._quit: Quit | None = None
+        self._due: dict[PeerId, None] = {}  # who should hear that its answers are safe
+        self._safe_at: tuple[int, dict[PeerId, int]] | None = None
 
     # ---- what is
 
@@ -188,6 +212,7 @@ class Farm:
         """Some bytes have come from an agent: it lives."""
         if self._heard.pop(peer_id, None) is not None:
             self._heard[peer_id] = now
+            self.scheduler.now = now
 
     def forgive(self, now: float) -> None:
         """The server itself did not listen until now: nobody's silence counts."""
@@ -226,6 +251,7 @@ class Farm:
             self._own(peer, message.node)
             if not message.payload:
                 raise MessageError("a Result without a payload")
+            self._answered(peer, message.task, sum(map(len, message.payload)))
             self.scheduler.result(*message)
         else:
             self._other(peer, message)
@@ -235,7 +261,10 @@ class Farm:
             case Failure(node, task, attempt, _, kind, reason, remote, _):
                 self._own(peer, node)
                 final = kind == FailureKind.UNPICKLABLE_RESULT
+                self._answered(peer, task, 0)
                 self.scheduler.failure(node, task, attempt, reason, remote, final=final)
+            case Held():
+                self._hold(peer, message)
             case Ready(node):
                 self._ready(peer, node)
             case AskInit(node):
@@ -246,7 +275,8 @@ class Farm:
                 self._steps.append(Drop(peer.id))
                 self._remove(peer, Loss.LEFT, reason, remote)
             case Heartbeat():
-                pass
+                if peer.answers > peer.taken:
+                    self._due[peer.id] = None
             case _:
                 raise MessageError(f"an agent may not send {type(message).__name__}")
 
@@ -263,7 +293,8 @@ class Farm:
             ]
             self._forget(peer)
             return
-        if self.job.init_per_node or not self.job.has_init:
+        peer.returned = hello.job == self.job.id.hex()
+        if self.job.init_per_node or not self.job.has_init or peer.returned:
             self.init_given(peer.id, None, ())
         else:
             self._steps.append(CallInit(peer.id, None))
@@ -289,11 +320,20 @@ class Farm:
         if peer is None:
             return
         if node is not None:
-            self._steps.append(Send(peer_id, Init(node, payload)))
+            self._steps.append(Send(peer_id, Init(node, self.job.seed, payload)))
             return
         job = self.job
         interval = job.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT
-        welcome = Welcome(job.id, interval, job.init_per_node, job.python, job.digest, payload)
+        welcome = Welcome(
+            job.id,
+            interval,
+            job.init_per_node,
+            job.seed,
+            job.task_timeout,
+            job.python,
+            job.digest,
+            payload,
+        )
         peer.welcomed = True
         self._steps += [Send(peer_id, welcome), AgentJoined(peer, self._differences(peer))]
 
@@ -308,12 +348,64 @@ class Farm:
             raise MessageError("AskInit, but the init data came with the welcome")
         self._steps.append(CallInit(peer.id, node))
 
+    def _hold(self, peer: Peer, held: Held) -> None:
+        self._take_over(peer, held.node)
+        if not peer.returned or held.node in self.scheduler.nodes:
+            raise MessageError("Held, but its node has not returned to this job")
+        holdings = peer.held.setdefault(held.node, [])
+        if len(holdings) >= MAX_HELD:
+            raise MessageError(f"a node that holds more than {MAX_HELD} tasks")
+        holdings.append(Holding(*held[1:]))
+
     def _ready(self, peer: Peer, node: NodeKey) -> None:
+        self._take_over(peer, node)
         if node in self.scheduler.nodes:
             raise MessageError("Ready for a node that is there already")
         peer.nodes[node] = None
-        self.scheduler.join(node, peer.id)
+        held = peer.held.pop(node, [])
+        wanted = self.scheduler.join(node, peer.id, held)
         self._steps.append(NodeJoined(peer, node))
+        for holding, is_wanted in zip(held, wanted, strict=True):
+            if holding.finished:
+                answer = Want if is_wanted else Cancel
+                message = answer(node, holding.task, holding.attempt)
+                self._steps.append(Send(peer.id, message))
+
+    def _take_over(self, peer: Peer, node: NodeKey) -> None:
+        """An agent may be back before the end of its old connection has come."""
+        known = self.scheduler.nodes.get(node)
+        if not peer.returned or known is None or known.peer == peer.id:
+            return
+        self._steps.append(Drop(known.peer))
+        self._remove(self._peers[known.peer], Loss.LOST, "it came back on another connection")
+
+    def _answered(self, peer: Peer, task: TaskId, size: int) -> None:
+        peer.answers += 1
+        peer.bytes += size + self.scheduler.size_of(task)
+        if peer.answers - peer.taken >= TAKEN_ANSWERS or peer.bytes >= TAKEN_BYTES:
+            self._due[peer.id] = None
+
+    def acknowledge(self, settled: int | None = None) -> None:
+        """Have agents told which of their answers they need not keep; to be called now and then.
+
+        An answer is safe when its hook has been called: after the first ``settled`` of them, by
+        default all that were (``Scheduler.settled_so_far``). With a journal: all that are on disk.
+        """
+        scheduler = self.scheduler
+        settled = scheduler.settled_so_far if settled is None else settled
+        if self._safe_at is None and self._due:
+            due = [self._peers[peer_id] for peer_id in self._due if peer_id in self._peers]
+            count = scheduler.settled_so_far + scheduler.unsettled
+            self._safe_at = count, {peer.id: peer.answers for peer in due}
+            self._due.clear()
+        if self._safe_at is None or settled < self._safe_at[0]:
+            return
+        for peer_id, count in self._safe_at[1].items():
+            peer = self._peers.get(peer_id)
+            if peer is not None:
+                peer.taken, peer.bytes = count, 0
+                self._steps.append(Send(peer_id, Taken(count)))
+        self._safe_at = None
 
     def _node_gone(self, peer: Peer, node: NodeKey, reason: str) -> None:
         self._own(peer, node)

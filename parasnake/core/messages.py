@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -55,7 +55,10 @@ class QuitKind(IntEnum):
 
 
 class Hello(NamedTuple):
-    """Agent to server, first. ``protocol``, ``pid`` and ``library`` are frozen for ever."""
+    """Agent to server, first. ``protocol``, ``pid`` and ``library`` are frozen for ever.
+
+    ``job`` is the id of the job, in hexadecimal, that an agent has worked for whose connection broke.
+    """
 
     protocol: int
     pid: int
@@ -64,6 +67,7 @@ class Hello(NamedTuple):
     app: str
     digest: str
     host: str
+    job: str = ""
 
 
 class AskInit(NamedTuple):
@@ -104,6 +108,20 @@ class Failure(NamedTuple):
     module: str
 
 
+class Held(NamedTuple):
+    """Agent to server, after its return and before ``Ready``: this node has this task.
+
+    ``digest`` is that of the data. If it is ``finished``, the agent has the answer and keeps it for
+    a ``Want``; else it will come.
+    """
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+    digest: bytes
+    finished: bool
+
+
 class NodeGone(NamedTuple):
     """Agent to server: a worker has died; ``reason`` is the cause of its death."""
 
@@ -131,11 +149,17 @@ class Goodbye(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """Server to agent: in. ``payload`` is the init data, unless each node has its own."""
+    """Server to agent: in. ``payload`` is the init data, unless each node has its own.
+
+    ``seed`` is what the seeds of tasks are made from (``seeds.task_seed``), ``task_timeout`` how many
+    seconds a task may take, 0 if there is no limit.
+    """
 
     job: JobId
     heartbeat_interval: float
     init_per_node: bool
+    seed: bytes
+    task_timeout: float
     server_python: str
     digest: str
     payload: Parts
@@ -149,9 +173,10 @@ class Refused(NamedTuple):
 
 
 class Init(NamedTuple):
-    """Server to agent to worker: the init data of one node."""
+    """Server to agent to worker: the init data of one node, and the seed of the job."""
 
     node: NodeKey
+    seed: bytes
     payload: Parts
 
 
@@ -164,8 +189,22 @@ class Task(NamedTuple):
     payload: Parts
 
 
+class Want(NamedTuple):
+    """Server to agent: send the answer to this attempt, which you said that you hold."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
+
+
+class Taken(NamedTuple):
+    """Server to agent: of the answers on this connection so many, from the first, are safe here."""
+
+    answers: int
+
+
 class Cancel(NamedTuple):
-    """Server to agent: the result of this attempt is no longer wanted."""
+    """Server to agent: the answer to this attempt is no longer wanted."""
 
     node: NodeKey
     task: TaskId
@@ -185,6 +224,7 @@ Message = (
     | Ready
     | Result
     | Failure
+    | Held
     | NodeGone
     | NodeBroken
     | Heartbeat
@@ -193,6 +233,8 @@ Message = (
     | Refused
     | Init
     | Task
+    | Want
+    | Taken
     | Cancel
     | Quit
 )
@@ -213,7 +255,7 @@ class Layout:
 
 
 LAYOUTS: dict[type[Message], Layout] = {
-    Hello: Layout(1, "HI", texts=5),
+    Hello: Layout(1, "HI", texts=6),
     AskInit: Layout(2, "16s"),
     Ready: Layout(3, "16s"),
     Result: Layout(4, "16sQId", payload=True),
@@ -222,25 +264,29 @@ LAYOUTS: dict[type[Message], Layout] = {
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),
-    Welcome: Layout(64, "16sd?", texts=2, payload=True),
+    Held: Layout(10, "16sQI16s?"),
+    Welcome: Layout(64, "16sd?16sd", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
-    Init: Layout(66, "16s", payload=True),
+    Init: Layout(66, "16s16s", payload=True),
     Task: Layout(67, "16sQI", payload=True),
     Cancel: Layout(68, "16sQI"),
     Quit: Layout(69, "B", texts=1),
+    Want: Layout(70, "16sQI"),
+    Taken: Layout(71, "Q"),
 }
-_CLASSES: dict[int, type[Message]] = {layout.kind: cls for cls, layout in LAYOUTS.items()}
+Layouts = Mapping[type[Any], Layout]
+"""How all kinds are written of what else is kept or sent in the manner of messages."""
 
 
-def _make(kind: type[Message], *fields: object) -> Message:
-    construct: Callable[..., Message] = kind
+def _make(kind: type[Any], *fields: object) -> Any:
+    construct: Callable[..., Any] = kind
     return construct(*fields)
 
 
 FROM_AGENT = frozenset(
-    {Hello, AskInit, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
+    {Hello, AskInit, Held, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
 )
-FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Cancel, Quit})
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Want, Taken, Cancel, Quit})
 FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, NodeBroken})
 TO_WORKER = frozenset({Init, Task})
 
@@ -256,16 +302,15 @@ OWN_BUFFER = 1 << 16
 """A payload longer than this is received straight into a buffer of its own."""
 
 
-def encode(message: Message) -> list[Buffer]:
+def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
     """Return the bytes of a message as pieces to be sent one after another.
 
     Long payloads are not copied: their pieces are returned as they are.
     """
-    layout = LAYOUTS[type(message)]
+    layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
-    fields: tuple[Any, ...] = message
-    payload: Parts = fields[-1] if layout.payload else ()
+    payload: Parts = message[-1] if layout.payload else ()
     size = sum(map(len, payload))
     head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
     if size <= JOIN_LIMIT:
@@ -308,12 +353,12 @@ def _split_texts(data: memoryview, count: int) -> tuple[list[str], int]:
     return texts, position
 
 
-def decode(kind: type[Message], body: memoryview) -> Message:
+def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any:
     """Return the message whose bytes after the header are ``body``.
 
     Raises ``MessageError`` if it is too short or too long, or has a time that is no time.
     """
-    layout = LAYOUTS[kind]
+    layout = layouts[kind]
     size = layout.struct.size
     if len(body) < size:
         raise MessageError(f"a {kind.__name__} message is too short")
@@ -323,7 +368,7 @@ def decode(kind: type[Message], body: memoryview) -> Message:
             raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     rest = body[size:]
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
-        return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "")
+        return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "", "")
     if layout.texts:
         texts, end = _split_texts(rest, layout.texts)
         fields += texts
@@ -341,6 +386,7 @@ class MessageReader:
     Parameters
     ----------
     allowed: the kinds that may come from this side
+    layouts: how they are written
 
     Bytes come in by ``feed``. While a long payload is being received, ``target`` is its unfilled
     rest: fill some of it from the left and tell by ``filled``, which spares a copy. Both return the
@@ -348,17 +394,28 @@ class MessageReader:
     then the reader must not be used any more.
     """
 
-    def __init__(self, allowed: frozenset[type[Message]]) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: frozenset[type[Any]], layouts: Layouts = LAYOUTS) -> None:
+        self._layouts = layouts
+        self._allowed = {layouts[kind].kind: kind for kind in allowed}
         self._rest = bytearray()
         self._long: _LongMessage | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a message has begun that has not ended."""
+        return bool(self._rest) or self._long is not None
 
     @property
     def target(self) -> memoryview | None:
         """Where the next bytes belong, if a long payload is being received."""
         return self._long.free if self._long else None
 
-    def filled(self, count: int) -> list[Message]:
+    @property
+    def inside(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return bool(self._rest) or self._long is not None
+
+    def filled(self, count: int) -> list[Any]:
         """Take note that the first ``count`` bytes of ``target`` have been filled."""
         long = self._long
         assert long is not None
@@ -368,9 +425,9 @@ class MessageReader:
         self._long = None
         return [long.finish()]
 
-    def feed(self, data: Buffer) -> list[Message]:
+    def feed(self, data: Buffer) -> list[Any]:
         """Take the next bytes of the stream."""
-        messages: list[Message] = []
+        messages: list[Any] = []
         view = memoryview(data)
         if self._long:
             count = min(len(view), len(self._long.free))
@@ -386,16 +443,16 @@ class MessageReader:
             self._rest += view[used:]
         return messages
 
-    def _parse(self, view: memoryview, messages: list[Message]) -> int:
+    def _parse(self, view: memoryview, messages: list[Any]) -> int:
         """Append the complete messages in ``view``; return how many bytes they took."""
         position, end = 0, len(view)
         while end - position >= HEADER.size:
             code, length = HEADER.unpack_from(view, position)
-            kind = _CLASSES.get(code)
-            if kind is None or kind not in self._allowed:
+            kind = self._allowed.get(code)
+            if kind is None:
                 raise MessageError(f"a message of kind {code} may not come from this side")
             start = position + HEADER.size
-            if length > OWN_BUFFER and LAYOUTS[kind].payload:
+            if length > OWN_BUFFER and self._layouts[kind].payload:
                 taken = self._begin_long(kind, length, view[start:], messages)
                 if not taken:
                     break
@@ -405,21 +462,21 @@ class MessageReader:
                 raise MessageError(f"a {kind.__name__} message claims {length} bytes")
             if end - start < length:
                 break
-            messages.append(decode(kind, view[start : start + length]))
+            messages.append(decode(kind, view[start : start + length], self._layouts))
             position = start + length
         return position
 
     def _begin_long(
-        self, kind: type[Message], length: int, body: memoryview, messages: list[Message]
+        self, kind: type[Any], length: int, body: memoryview, messages: list[Any]
     ) -> int:
         """Allocate for a long payload once the fields before it are here; return the bytes taken."""
-        layout = LAYOUTS[kind]
+        layout = self._layouts[kind]
         size = layout.struct.size
         if len(body) < (OWN_BUFFER if layout.texts else size):  # the texts must end in there
             return 0
         if layout.texts:
             size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
-        self._long = _LongMessage(kind, decode(kind, body[:size]), length - size)
+        self._long = _LongMessage(kind, decode(kind, body[:size], self._layouts), length - size)
         count = min(len(body) - size, len(self._long.free))
         self._long.free[:count] = body[size : size + count]
         messages += self.filled(count)
@@ -429,13 +486,13 @@ class MessageReader:
 class _LongMessage:
     """A message whose payload is still being received."""
 
-    def __init__(self, kind: type[Message], head: Message, length: int) -> None:
+    def __init__(self, kind: type[Any], head: tuple[Any, ...], length: int) -> None:
         self._kind = kind
         self._head = head
         self._buffer = _allocate(length)
         self.free = self._buffer
 
-    def finish(self) -> Message:
+    def finish(self) -> Any:
         return _make(self._kind, *self._head[:-1], (self._buffer,))
 
 

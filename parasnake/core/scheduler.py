@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from hashlib import blake2b
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from .ids import Attempt, NodeKey, PeerId, TaskId
 from .messages import Parts
+from .suspects import MAX_FAILED_TASKS, Suspects
 
 LOOK_AHEAD_S = 0.05
 """A node is sent tasks for about this long in advance."""
@@ -29,6 +30,13 @@ MAX_BYTES_AHEAD = 1 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
+MAX_HELD = 1000
+MAX_HELD_BYTES = 1 << 26
+"""In order: with so many results, or bytes, waiting for their predecessors no new data is asked for."""
+PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
+"""A task gets a second node when it takes so many times the mean of its job, and at least so long."""
+RETURN_GRACE_S = 10.0
+"""After a restart a task waits this long for the node that was computing it to return."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
 
@@ -57,11 +65,28 @@ class OpenTask:
     """The object itself, kept for hooks that ask for it."""
     running: NodeKey | None = None
     """The node that has it; None while it waits, and when it is over."""
+    also: set[NodeKey] = field(default_factory=set)
+    """More nodes that have it: the first result counts."""
     attempts: int = 0
     failures: int = 0
     losses: int = 0
     tried: set[NodeKey | PeerId] = field(default_factory=set)
     """Nodes and agents on which it went wrong: others come first."""
+    lost_with: set[NodeKey] = field(default_factory=set)
+    """Nodes whose loss is charged to it; taken back for one that returns with it."""
+
+    def taken_by(self, key: NodeKey) -> None:
+        """A node has it (too)."""
+        if self.running is None:
+            self.running = key
+        else:
+            self.also.add(key)
+
+    def left_by(self, key: NodeKey) -> None:
+        """A node does not have it any more."""
+        self.also.discard(key)
+        if self.running == key:
+            self.running = self.also.pop() if self.also else None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +97,10 @@ class Node:
     peer: PeerId
     open: dict[TaskId, Attempt] = field(default_factory=dict)
     """In the order of sending; the first is being computed."""
+    begun_at: float = 0.0
+    """When it began the first of these, or a bit earlier."""
+    unwanted: set[tuple[TaskId, Attempt]] = field(default_factory=set)
+    """What it returned with, still computes and need not: until it is through, it is not free."""
     mean_seconds: float | None = None
     mean_bytes: float = 0.0
     depth: int = 1
@@ -91,6 +120,17 @@ class Node:
         by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
         by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
+
+
+class Holding(NamedTuple):
+    """What a node that has returned says of one task that it still holds."""
+
+    task: TaskId
+    attempt: Attempt
+    digest: bytes
+    """Of the data, see ``digest_of``."""
+    finished: bool
+    """Whether it has the result already, or an exception; else it computes it, or will."""
 
 
 class Assign(NamedTuple):
@@ -134,6 +174,19 @@ class Retry(NamedTuple):
     remote: str
 
 
+class SetAside(NamedTuple):
+    """Step: nothing to do but to warn: the agent of this node gets nothing more for a while.
+
+    ``reason`` is that of the last of its ``failures`` in a row, which count for no task.
+    """
+
+    node: NodeKey
+    peer: PeerId
+    failures: int
+    seconds: float
+    reason: str
+
+
 class TellTimeout(NamedTuple):
     """Step: call the ``node_timeout`` hook."""
 
@@ -146,7 +199,7 @@ class Reclaimed(NamedTuple):
     tasks: int
 
 
-Step = Assign | AskData | Merge | Fail | Retry | TellTimeout | Reclaimed
+Step = Assign | AskData | Merge | Fail | Retry | SetAside | TellTimeout | Reclaimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +212,14 @@ class Policy:
     """The manner of 0.1: the user hands out the data of lost nodes again."""
     keep_data: bool = False
     """A hook asks for ``data``."""
+    ordered: bool = False
+    """Merges come in the order of the tasks; not together with ``by_node``."""
+    failure_ends_job: bool = False
+    """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
+    max_held: int = MAX_HELD
+    max_failed_tasks: int = MAX_FAILED_TASKS
+    speculate: bool = False
+    """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
     max_attempts: int = 3
     max_losses: int = 10
 
@@ -171,15 +232,31 @@ class Scheduler:
         self._nodes: dict[NodeKey, Node] = {}
         self._tasks: dict[TaskId, OpenTask] = {}
         self._waiting: deque[OpenTask] = deque()  # handed out before, to be sent again
+        self._awaiting: dict[TaskId, tuple[OpenTask, NodeKey]] = {}  # for their node to return
+        self._grace_over_at: float | None = None
+        self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
+        self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
         self._forgotten: dict[bytes, list[OpenTask]] = {}  # the user's to hand out again, by digest
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._steps: deque[Step] = deque()
+        self._held: dict[TaskId, Merge | Fail] = {}  # in order: what has ended before its turn
+        self._held_bytes = 0
+        self._turn = 0  # in order: the id of the task whose end comes next
         self._next_id = 0
         self._unsettled = 0  # steps Merge and Fail that have not been answered
+        self._settled = 0
         self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
+        self._suspects: Suspects[OpenTask] = Suspects(policy.max_failed_tasks)
+        self._aside = self._suspects.aside
+        self._results = 0
+        self._result_seconds = 0.0
+        self._look_at: float | None = None  # when to look for tasks that take long
+        self._stragglers: deque[OpenTask] = deque()  # those that shall get a second node
+        self.now = 0.0
+        """The time, as far as it was told; it may be set to a later one at any moment."""
         self._asked: NodeKey | None = None
         self._pause = FIRST_PAUSE_S
         self._ask_again_at: float | None = None
@@ -194,12 +271,12 @@ class Scheduler:
     @property
     def running(self) -> int:
         """How many tasks are on a node."""
-        return len(self._tasks) - len(self._waiting)
+        return len(self._tasks) - self.waiting
 
     @property
     def waiting(self) -> int:
         """How many tasks wait to be sent again."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._awaiting)
 
     @property
     def handed_out(self) -> int:
@@ -216,9 +293,32 @@ class Scheduler:
         """Whether any node has an open task or any result waits to be merged."""
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
 
+    def size_of(self, task_id: TaskId) -> int:
+        """Bytes of the data of an open task; 0 for any other."""
+        task = self._tasks.get(task_id)
+        return task.size if task is not None else 0
+
+    @property
+    def unsettled(self) -> int:
+        """How many tasks have ended whose hook has not been called."""
+        return self._unsettled
+
+    @property
+    def settled_so_far(self) -> int:
+        """How many tasks have ended and been settled."""
+        return self._settled
+
+    @property
+    def pending(self) -> Iterable[Step]:
+        """The steps that are certain already, in the order in which they will come."""
+        return self._steps
+
     @property
     def unmerged_bytes(self) -> int:
-        """Bytes of results that have come and wait to be merged."""
+        """Bytes of results that could be merged at once.
+
+        Not of those that wait for their predecessors: they come by what is not read yet.
+        """
         return self._unmerged_bytes
 
     @property
@@ -228,16 +328,102 @@ class Scheduler:
 
     @property
     def deadline(self) -> float | None:
-        """When ``tick`` should be called: the next time to ask for new data again."""
-        return self._ask_again_at if self._idle else None
+        """When ``tick`` should be called.
+
+        To ask for new data again, to look for stragglers, or to wait for no lost node any more.
+        """
+        times = [self._suspects.deadline, self._grace_over_at]
+        if self._idle:
+            times += [self._ask_again_at, self._look_at]
+        return min((time for time in times if time is not None), default=None)
+
+    def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
+        """The tasks that wait for the user to hand out the data of this lost node again."""
+        for tasks in self._forgotten.values():
+            yield from (task for task in tasks if task.owner == owner)
+
+    # ---- a job that began earlier
+
+    def restore(
+        self,
+        tasks: Iterable[OpenTask],
+        *,
+        forgotten: Iterable[OpenTask],
+        handed_out: int,
+        exhausted: bool,
+        now: float,
+    ) -> None:
+        """Go on with a job that another server has begun, before any node joins.
+
+        Parameters
+        ----------
+        tasks: handed out and not settled; they keep their ids and owners. Each waits for its owner,
+            which may still compute it, until that has returned without it or ``RETURN_GRACE_S``
+            have passed. One without a payload could not be sent, and fails again
+        forgotten: those that wait for the user to hand out their data again
+        handed_out: how many tasks ``new_data`` has given
+        exhausted: whether the generator has ended
+        """
+        tasks = list(tasks)
+        self._next_id, self._exhausted = handed_out, exhausted
+        self._turn = min((task.id for task in tasks), default=handed_out)
+        for task in tasks:
+            self._tasks[task.id] = task
+            self._owe(task)
+            if task.payload:
+                self._awaiting[task.id] = (task, task.owner)
+                self._grace_over_at = now + RETURN_GRACE_S
+            else:
+                self._fail(task, task.owner, "its data cannot be sent", "")
+        for task in forgotten:
+            self._forgotten.setdefault(digest_of(task.payload), []).append(task)
 
     # ---- nodes
 
-    def join(self, key: NodeKey, peer: PeerId) -> None:
-        """A node is ready for tasks."""
-        node = self._nodes[key] = Node(key, peer)
+    def join(self, key: NodeKey, peer: PeerId, held: Sequence[Holding] = ()) -> list[bool]:
+        """A node is ready for tasks, or has returned with some that it holds, in its order.
+
+        Returns for each of those whether it is still wanted. If so, its result counts like any
+        other; a finished one must be asked for.
+        """
+        node = self._nodes[key] = Node(key, peer, owes=self._owed.get(key))
+        wanted = [self._adopt(node, holding) for holding in held]
+        self._release(task for task, awaited in self._awaiting.values() if awaited == key)
         self._refresh(node)
+        self._watch()
         self._something_changed()
+        return wanted
+
+    def _adopt(self, node: Node, holding: Holding) -> bool:
+        task = self._tasks.get(holding.task)
+        if task is not None:  # no attempt of this number may ever be sent again
+            task.attempts = max(task.attempts, holding.attempt + 1)
+        if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
+            if not holding.finished:
+                node.unwanted.add((holding.task, holding.attempt))
+                if holding.task >= self._next_id:
+                    sent_before = self._sent_before.get(holding.task, 0)
+                    self._sent_before[holding.task] = max(sent_before, holding.attempt + 1)
+            return False
+        self._awaiting.pop(task.id, None)
+        if task.running is None:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(task)
+        task.taken_by(node.key)
+        node.open[task.id] = holding.attempt
+        if node.key in task.lost_with:
+            task.lost_with.remove(node.key)
+            task.losses -= 1
+        return True
+
+    def _release(self, tasks: Iterable[OpenTask]) -> None:
+        """These tasks need not wait for their nodes any more."""
+        released = list(tasks)
+        for task in released:
+            del self._awaiting[task.id]
+        self._put_back(released)
+        if not self._awaiting:
+            self._grace_over_at = None
 
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
         """A node is gone; returns how many tasks it had open."""
@@ -245,6 +431,7 @@ class Scheduler:
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
         self._requeue(node, loss, reason, remote)
+        self._pardon(node.peer)
         left_to_user = self._leave_to_user(node)
         if loss is not Loss.LEFT or left_to_user:
             self._steps.append(TellTimeout(key))
@@ -257,23 +444,53 @@ class Scheduler:
             task = self._tasks.get(task_id)
             if task is None:
                 continue  # it had been left to the user
-            task.running = None
-            if index == 0:
-                self._charge(task, node, loss)
+            task.left_by(node.key)
+            if index == 0 and not node.unwanted:
+                self._charge(task, node, loss, reason)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
-            elif not self._is_users(task, node):
+            elif task.running is None and not self._is_users(task, node):
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
                     self._steps.append(Retry(task, node.key, reason, remote))
-        self._waiting.extendleft(reversed(again))
+        self._put_back(again, first=True)
 
-    def _charge(self, task: OpenTask, node: Node, loss: Loss) -> None:
+    def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
         if loss is Loss.DIED:
-            task.failures += 1
-            task.tried.add(node.peer)
+            self._blame(task, node, reason)
         elif loss is Loss.LOST:
             task.losses += 1
+            task.lost_with.add(node.key)
+
+    def _blame(self, task: OpenTask, node: Node, reason: str) -> None:
+        """Count a failure for its task, unless everything goes wrong with that agent."""
+        task.tried |= {node.key, node.peer}
+        if node.peer in self._aside:
+            return
+        task.failures += 1
+        if not any(
+            other.peer != node.peer and other.peer not in self._aside
+            for other in self._nodes.values()
+        ):
+            return  # there is nobody else
+        before = self._suspects.failed(node.peer, task.id, task, self._results, self.now)
+        for charged in before:
+            charged.failures -= charged.id in self._tasks
+        if before:
+            back_at = self._aside[node.peer]
+            self._steps.append(
+                SetAside(node.key, node.peer, len(before), back_at - self.now, reason)
+            )
+
+    def _pardon(self, peer: PeerId) -> None:
+        """A node of this agent is gone; whoever is set aside is needed if there is nobody else."""
+        if not self._suspects.exist:
+            return
+        peers = {node.peer for node in self._nodes.values()}
+        if peer not in peers:
+            self._suspects.gone(peer)
+        if all(other in self._aside for other in peers):
+            self._suspects.pardon()
 
     def _spent(self, task: OpenTask) -> bool:
         policy = self._policy
@@ -291,14 +508,16 @@ class Scheduler:
         with contextlib.suppress(ValueError):  # it need not wait: a node has it, or just had it
             self._waiting.remove(task)
         task.running = None
-        self._forgotten.setdefault(_digest(task.payload), []).append(task)
+        task.also.clear()
+        del self._owed[lost.key]
+        self._forgotten.setdefault(digest_of(task.payload), []).append(task)
         return True
 
     def _take_forgotten(self, payload: Parts) -> OpenTask | None:
         """Return a lost node's task with the same data, which is no longer forgotten then."""
         if not self._forgotten:
             return None  # most jobs need no digests
-        digest = _digest(payload)
+        digest = digest_of(payload)
         tasks = self._forgotten.get(digest)
         if tasks is None:
             return None
@@ -316,16 +535,19 @@ class Scheduler:
         again = self._take_forgotten(payload)
         if again is not None:  # the same data: what it did on other nodes still counts
             task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
-        node = self._nodes[task.owner]
+        self._owe(task)
+        return self._assign(self._nodes[task.owner], task)
+
+    def _owe(self, task: OpenTask) -> None:
         if self._policy.by_node:
-            node.owes = task.id
-        return self._assign(node, task)
+            self._owed[task.owner] = task.id
+            if task.owner in self._nodes:
+                self._nodes[task.owner].owes = task.id
 
     def refuse(self, data: object, reason: str, remote: str) -> None:
         """Answer to ``AskData``: the data cannot be sent, so its task has failed already."""
         task = self._new_task((), data)
-        if self._policy.by_node:
-            self._nodes[task.owner].owes = task.id
+        self._owe(task)
         task.failures = 1
         self._tasks[task.id] = task
         self._fail(task, task.owner, reason, remote)
@@ -346,17 +568,26 @@ class Scheduler:
     def stop(self) -> int:
         """No more hand-outs; returns how many tasks are dropped that way."""
         self._stopped = True
-        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps)
+        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps) + len(self._held)
         dropped = len(self._tasks) + self.forgotten + unsettled
         self._tasks.clear()
         self._waiting.clear()
+        self._awaiting.clear()
         self._forgotten.clear()
         self._steps.clear()
-        self._ask_again_at = None
+        self._held.clear()
+        self._stragglers.clear()
+        self._ask_again_at = self._look_at = self._grace_over_at = None
         return dropped
 
     def tick(self, now: float) -> bool:
         """Time has passed; true if it is time to ask for new data (and whether all is done) again."""
+        self.now = max(self.now, now)
+        self._suspects.tick(self.now)
+        if self._grace_over_at is not None and now >= self._grace_over_at:
+            self._release(task for task, _ in self._awaiting.values())
+        if self._idle and self._look_at is not None and now >= self._look_at:
+            self._look_for_stragglers()
         if self._ask_again_at is None or now < self._ask_again_at:
             return False
         pause = min(2 * self._pause, LAST_PAUSE_S)
@@ -371,7 +602,7 @@ class Scheduler:
         idle, and ``new_data`` had nothing for any of them again and again, until the pauses between
         two questions had grown to the longest: a hook that says "nothing" once may still remember.
         """
-        idle = bool(self._nodes) and not self.busy and not self._waiting
+        idle = bool(self._nodes) and not self.busy and not self.waiting
         patient = self._pause >= LAST_PAUSE_S and all(node.dry for node in self._nodes.values())
         if not self._forgotten or not idle or not patient:
             return False
@@ -397,11 +628,16 @@ class Scheduler:
         node.learn(seconds, task.size + size)
         if node.depth != depth:
             self._refresh(node)
-        del self._tasks[task_id]
+        if self._suspects.exist:
+            self._suspects.succeeded(node.peer)
+        self._results += 1
+        self._result_seconds += seconds
+        if self._look_at is None:
+            self._watch()
+        self._close(task)
         task.payload, task.size = (), size
         self._unsettled += 1
-        self._unmerged_bytes += size
-        self._steps.append(Merge(task, key, seconds, payload))
+        self._end(Merge(task, key, seconds, payload))
         return True
 
     def failure(
@@ -421,23 +657,28 @@ class Scheduler:
         task = self._finish_attempt(key, task_id, attempt)
         if task is None:
             return False
-        task.failures += 1
-        task.tried.add(key)
+        if final:
+            task.failures += 1
+        else:
+            self._blame(task, self._nodes[key], reason)
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
         else:
-            self._waiting.append(task)
+            if task.running is None:
+                self._put_back([task])
             self._steps.append(Retry(task, key, reason, remote))
         return True
 
     def settled(self, task: OpenTask) -> None:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
         self._unsettled -= 1
+        self._settled += 1
         self._unmerged_bytes -= task.size
         task.data = None
-        owner = self._nodes.get(task.owner)
-        if owner is not None and owner.owes == task.id:
-            owner.owes = None
+        if self._owed.get(task.owner) == task.id:
+            del self._owed[task.owner]
+            if task.owner in self._nodes:
+                self._nodes[task.owner].owes = None
         self._something_changed()
 
     # ---- what to do next
@@ -454,41 +695,103 @@ class Scheduler:
                 if task is not None:
                     self._waiting.remove(task)
                     return self._assign(node, task)
-        if not self._exhausted:
+        if not self._exhausted and not self._full():
             for node in self._hungry_nodes():
                 if not node.dry and node.owes is None:
                     self._asked = node.key
                     return AskData(node.key)
-        return None
+        return self._copy_straggler() if self._stragglers else None
+
+    def _full(self) -> bool:
+        """In order: whether so many results wait for their predecessors that these must come first."""
+        return len(self._held) >= self._policy.max_held or self._held_bytes >= MAX_HELD_BYTES
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
+        nodes, aside = self._nodes, self._aside
         for key in self._idle:
-            yield self._nodes[key]
+            if (node := nodes[key]).peer not in aside:
+                yield node
         for key in self._hungry:
-            if key not in self._idle:
-                yield self._nodes[key]
+            if key not in self._idle and (node := nodes[key]).peer not in aside:
+                yield node
 
     def _waiting_for(self, node: Node) -> OpenTask | None:
         """The first waiting task that may go to this node."""
-        for task in self._waiting:
-            if not self._went_wrong_on(task, node) or all(
-                self._went_wrong_on(task, other) for other in self._nodes.values()
-            ):
-                return task
-        return None
+        return next((task for task in self._waiting if self._may_go_to(task, node)), None)
+
+    def _may_go_to(self, task: OpenTask, node: Node) -> bool:
+        """Whether it went wrong less near to this node than to all others: same node, same agent."""
+        near = self._nearness(task, node)
+        return not near or not any(
+            self._nearness(task, other) < near
+            for other in self._nodes.values()
+            if other.peer not in self._aside
+        )
 
     @staticmethod
-    def _went_wrong_on(task: OpenTask, node: Node) -> bool:
-        return node.key in task.tried or node.peer in task.tried
+    def _nearness(task: OpenTask, node: Node) -> int:
+        return (node.key in task.tried) + (node.peer in task.tried)
 
     def _assign(self, node: Node, task: OpenTask) -> Assign:
         attempt = Attempt(task.attempts)
         task.attempts += 1
-        task.running = node.key
+        task.taken_by(node.key)
+        if not node.open:
+            node.begun_at = self.now
         node.open[task.id] = attempt
         self._refresh(node)
+        if self._look_at is None:
+            self._watch()
         return Assign(node, task, attempt)
+
+    # ---- stragglers
+
+    @property
+    def _patience(self) -> float:
+        """How long a task may take before it gets a second node."""
+        return max(PATIENCE_S, PATIENCE_MEANS * self._result_seconds / self._results)
+
+    def _watch(self) -> None:
+        """Something has begun: look some time later whether it takes long."""
+        if self._look_at is None and self._policy.speculate and self._results:
+            self._look_at = self.now + self._patience
+
+    def _look_for_stragglers(self) -> None:
+        """Take note of the tasks on nodes whose first one takes long, the longest first."""
+        patience, self._look_at = self._patience, None
+        self._stragglers.clear()
+        for node in sorted(self._nodes.values(), key=lambda node: node.begun_at):
+            alone = [task for task in map(self._tasks.get, node.open) if task and not task.also]
+            if not alone:
+                continue
+            due = node.begun_at + patience
+            if due > self.now:
+                self._look_at = min(due, self._look_at or due)
+                break
+            self._stragglers += alone
+            self._look_at = self.now + patience  # should there be no node for them now
+
+    def _copy_straggler(self) -> Assign | None:
+        while self._stragglers and self._idle:
+            task = self._stragglers.popleft()
+            if task.running is None or task.also:
+                continue
+            node = self._second_node(task, self._nodes[task.running])
+            if node is not None:
+                return self._assign(node, task)
+        self._stragglers.clear()
+        return None
+
+    def _second_node(self, task: OpenTask, first: Node) -> Node | None:
+        """An idle node for a task, with another agent if there is one: it may be a better machine."""
+        good = [
+            node
+            for node in map(self._nodes.__getitem__, self._idle)
+            if node.key not in task.tried and node.peer not in self._aside
+        ]
+        worse = task.tried | {first.peer}
+        return min(good, key=lambda node: node.peer in worse, default=None)
 
     # ---- small parts
 
@@ -498,7 +801,9 @@ class Scheduler:
         self._next_id += 1
         self._pause = FIRST_PAUSE_S
         kept = data if self._policy.keep_data else None
-        return OpenTask(task_id, owner, payload, sum(map(len, payload)), kept)
+        task = OpenTask(task_id, owner, payload, sum(map(len, payload)), kept)
+        task.attempts = self._sent_before.pop(task_id, 0)
+        return task
 
     def _take_asked(self) -> NodeKey:
         asked = self._asked
@@ -509,29 +814,67 @@ class Scheduler:
     def _finish_attempt(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> OpenTask | None:
         """Free the node of a task that it has answered; returns the task if it is still wanted."""
         node = self._nodes.get(key)
-        if node is None or node.open.get(task_id) != attempt:
+        if node is None:
+            return None
+        if (task_id, attempt) in node.unwanted:
+            node.unwanted.remove((task_id, attempt))
+            self._refresh(node)
+            return None
+        if node.open.get(task_id) != attempt:
             return None
         del node.open[task_id]
+        node.begun_at = self.now
         self._refresh(node)
         task = self._tasks.get(task_id)  # None: it has been left to the user
         if task is not None:
-            task.running = None
+            task.left_by(key)
         return task
 
-    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
+    def _close(self, task: OpenTask) -> None:
+        """A task has ended: what other nodes may say of it is not wanted any more."""
         del self._tasks[task.id]
+        task.running = None
+        task.also.clear()
+
+    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
+        self._close(task)
         task.payload, task.size = (), 0
         self._unsettled += 1
-        self._steps.append(Fail(task, key, reason, remote))
+        self._end(Fail(task, key, reason, remote))
+
+    def _end(self, step: Merge | Fail) -> None:
+        """The user shall hear of the end of a task, in order if that is wanted."""
+        if not self._policy.ordered or (self._policy.failure_ends_job and isinstance(step, Fail)):
+            self._let_go(step)
+            return
+        self._held[step.task.id] = step
+        self._held_bytes += step.task.size
+        while (due := self._held.pop(TaskId(self._turn), None)) is not None:
+            self._turn += 1
+            self._held_bytes -= due.task.size
+            self._let_go(due)
+
+    def _let_go(self, step: Merge | Fail) -> None:
+        self._unmerged_bytes += step.task.size
+        self._steps.append(step)
+
+    def _put_back(self, tasks: list[OpenTask], *, first: bool = False) -> None:
+        """These tasks shall be sent again; in order, the one that others wait for goes first."""
+        if first:
+            self._waiting.extendleft(reversed(tasks))
+        else:
+            self._waiting.extend(tasks)
+        if self._policy.ordered:
+            self._waiting = deque(sorted(self._waiting, key=lambda task: task.id))
 
     def _refresh(self, node: Node) -> None:
         """Bring the sets of hungry and idle nodes up to date with this one."""
         depth = 1 if self._policy.by_node else node.depth
-        if len(node.open) < depth:
+        if len(node.open) + len(node.unwanted) < depth:
             self._hungry[node.key] = None
         else:
             self._hungry.pop(node.key, None)
-        if node.open:
+        if node.open or node.unwanted:
             self._idle.pop(node.key, None)
         else:
             self._idle[node.key] = None
@@ -545,7 +888,8 @@ class Scheduler:
             node.dry = False
 
 
-def _digest(payload: Parts) -> bytes:
+def digest_of(payload: Parts) -> bytes:
+    """Return the digest by which data is known again, 16 bytes."""
     digest = blake2b(digest_size=16)
     for part in payload:
         digest.update(part)

@@ -7,6 +7,7 @@ fail 3 by b: why      the failed hook
 retry 3 by b: why     told only
 timeout a         the node_timeout hook
 reclaim 2         told only
+aside 1 for 10: why   told only: agent 1
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from parasnake.core.scheduler import (
     AskData,
     Assign,
     Fail,
+    Holding,
     Loss,
     Merge,
     OpenTask,
@@ -28,8 +30,10 @@ from parasnake.core.scheduler import (
     Reclaimed,
     Retry,
     Scheduler,
+    SetAside,
     Step,
     TellTimeout,
+    digest_of,
 )
 
 
@@ -63,12 +67,17 @@ class Bench:
         self.now = 0.0
         self.tasks: dict[int, OpenTask] = {}  # all that have been sent
         self.wanted = False  # whether the last answer of a node was
+        self.still_wanted: list[bool] = []  # of what the last node that returned holds
 
     # ---- what happens to it; what it does then
 
     def join(self, letters: str, peer: int = 0) -> list[str]:
         for name in letters:
             self.scheduler.join(key(name), PeerId(peer))
+        return self.work()
+
+    def come_back(self, name: str, *held: Holding) -> list[str]:
+        self.still_wanted = self.scheduler.join(key(name), PeerId(1), held)
         return self.work()
 
     def result(
@@ -108,6 +117,18 @@ class Bench:
         self.scheduler.reclaim()
         return self.work()
 
+    def restore(
+        self,
+        *tasks: OpenTask,
+        handed_out: int,
+        exhausted: bool = False,
+        forgotten: Iterable[OpenTask] = (),
+    ) -> None:
+        """Go on with a job that another scheduler has begun."""
+        self.scheduler.restore(
+            tasks, forgotten=forgotten, handed_out=handed_out, exhausted=exhausted, now=self.now
+        )
+
     # ---- what it does
 
     def work(self) -> list[str]:
@@ -132,6 +153,8 @@ class Bench:
                 return [f"fail {task.id} by {letter(node)}: {reason}"]
             case Retry(task, node, reason, _):
                 return [f"retry {task.id} by {letter(node)}: {reason}"]
+            case SetAside(_, peer, _, seconds, reason):
+                return [f"aside {peer} for {seconds:g}: {reason}"]
             case TellTimeout(node):
                 return [f"timeout {letter(node)}"]
             case Reclaimed(tasks):
@@ -150,6 +173,11 @@ class Bench:
             self.scheduler.refuse(data, "no pickle", "traceback")
             return []
         return self.perform(self.scheduler.give(payload_of(data), data))
+
+
+def holding(task: int, data: object, *, attempt: int = 0, finished: bool = False) -> Holding:
+    """What a node that has returned says of a task that it got with this data."""
+    return Holding(TaskId(task), Attempt(attempt), digest_of(payload_of(data)), finished)
 
 
 def payload_of(data: object) -> Parts:

@@ -19,6 +19,7 @@ from parasnake.core.messages import (
     Failure,
     Goodbye,
     Heartbeat,
+    Held,
     Hello,
     Init,
     Message,
@@ -29,7 +30,9 @@ from parasnake.core.messages import (
     Ready,
     Refused,
     Result,
+    Taken,
     Task,
+    Want,
     Welcome,
 )
 
@@ -67,7 +70,8 @@ payloads = small_payloads | edge_payloads
 def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.SearchStrategy[Message]:
     """Return a strategy for one kind of message with such payloads."""
     fields: dict[type[Message], list[st.SearchStrategy[Any]]] = {
-        Hello: [st.just(PROTOCOL_VERSION), st.integers(0, 2**32 - 1), *[texts] * 5],
+        Hello: [st.just(PROTOCOL_VERSION), st.integers(0, 2**32 - 1), *[texts] * 6],
+        Held: [nodes, tasks, attempts, jobs, st.booleans()],
         AskInit: [nodes],
         Ready: [nodes],
         Result: [nodes, tasks, attempts, seconds, payload],
@@ -76,11 +80,13 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         NodeBroken: [nodes, texts, texts],
         Heartbeat: [],
         Goodbye: [texts, texts],
-        Welcome: [jobs, seconds, st.booleans(), texts, texts, payload],
+        Welcome: [jobs, seconds, st.booleans(), jobs, seconds, texts, texts, payload],
         Refused: [codes, texts],
-        Init: [nodes, payload],
+        Init: [nodes, jobs, payload],
         Task: [nodes, tasks, attempts, payload],
         Cancel: [nodes, tasks, attempts],
+        Want: [nodes, tasks, attempts],
+        Taken: [tasks],
         Quit: [codes, texts],
     }
     return st.builds(kind, *fields[kind])

@@ -6,6 +6,7 @@ import pytest
 
 from parasnake.core.crew import (
     MAX_FAILED_STARTS,
+    Away,
     Crew,
     EndWorker,
     Joined,
@@ -46,7 +47,8 @@ from parasnake.errors import (
 )
 
 HELLO = Hello(PROTOCOL_VERSION, 4711, "0.2.0", "3.11.7", "squares", "d1gest", "host")
-WELCOME = Welcome(JobId(bytes(16)), 10.0, False, "3.11.7", "d1gest", (b"init",))
+SEED = b"the seed of jobs"
+WELCOME = Welcome(JobId(bytes(16)), 10.0, False, SEED, 0.0, "3.11.7", "d1gest", (b"init",))
 A, B, C = (NodeKey(letter * 16) for letter in (b"a", b"b", b"c"))
 TASK = Task(A, TaskId(3), Attempt(1), (b"data",))
 RESULT = Result(A, TaskId(3), Attempt(1), 2.0, (b"result",))
@@ -105,7 +107,7 @@ def test_it_tells_how_it_differs_from_its_server() -> None:
 def test_a_worker_gets_the_init_data_of_the_welcome() -> None:
     crew = welcomed()
     crew.started(0, A)
-    assert steps(crew) == [ToWorker(A, Init(A, (b"init",)))]
+    assert steps(crew) == [ToWorker(A, Init(A, SEED, (b"init",)))]
     crew.worker_message(A, Ready(A))
     assert steps(crew) == [ToServer(Ready(A))]
 
@@ -114,13 +116,13 @@ def test_or_init_data_of_its_own() -> None:
     crew = welcomed(welcome=WELCOME._replace(init_per_node=True, payload=()))
     crew.started(0, A)
     assert steps(crew) == [ToServer(AskInit(A))]
-    crew.message(Init(A, (b"for a",)))
-    assert steps(crew) == [ToWorker(A, Init(A, (b"for a",)))]
+    crew.message(Init(A, SEED, (b"for a",)))
+    assert steps(crew) == [ToWorker(A, Init(A, SEED, (b"for a",)))]
 
 
 def test_init_data_of_a_worker_that_has_died_goes_nowhere() -> None:
     crew = welcomed()
-    crew.message(Init(A, ()))
+    crew.message(Init(A, SEED, ()))
     assert steps(crew) == []
 
 
@@ -142,7 +144,7 @@ def test_tasks_go_to_their_workers_and_results_to_the_server() -> None:
     crew = at_work()
     crew.message(TASK)
     assert steps(crew) == [ToWorker(A, TASK)]
-    assert crew.workers[A].open == {(3, 1)}
+    assert crew.workers[A].open == {(3, 1): (b"data",)}
     crew.worker_message(A, RESULT)
     assert steps(crew) == [ToServer(RESULT)]
     assert not crew.workers[A].open
@@ -340,12 +342,14 @@ def test_no_worker_is_started_only_to_be_ended() -> None:
     assert steps(crew) == [Joined([]), Leave("the job is done", None)]
 
 
-def test_a_lost_connection_ends_the_agent() -> None:
+def test_an_agent_whose_server_does_not_come_back_ends() -> None:
     crew = at_work()
     crew.lost_server("reset by peer")
+    assert steps(crew) == [Away("reset by peer")]
+    crew.give_up("it did not come back")
     (leave,) = steps(crew)
     assert isinstance(leave, Leave)
-    assert leave.reason == "the connection to the server was lost: reset by peer"
+    assert leave.reason == "the connection to the server was lost: it did not come back"
     assert isinstance(leave.error, ConnectionLostError)
 
 
@@ -368,4 +372,90 @@ def test_an_agent_leaves_only_once() -> None:
     crew.message(Quit(QuitKind.DONE, ""))
     crew.worker_message(A, RESULT)
     crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
+
+
+# ---- tasks that take too long
+
+IMPATIENT = WELCOME._replace(task_timeout=30.0)
+TOO_LONG = "it was ended: task_timeout of 30 s exceeded"
+
+
+def impatient(*, replace: bool = True) -> Crew:
+    """Return a crew with the ready workers ``A`` and ``B``, whose tasks may take 30 s."""
+    crew = welcomed(2, replace=replace, welcome=IMPATIENT)
+    for slot, node in enumerate((A, B)):
+        crew.started(slot, node)
+        crew.worker_message(node, Ready(node))
+    steps(crew)
+    return crew
+
+
+def test_a_worker_whose_task_takes_too_long_is_ended_and_replaced() -> None:
+    crew = impatient()
+    assert crew.deadline is None
+    crew.message(TASK, now=100.0)
+    crew.message(TASK._replace(node=B), now=101.0)
+    steps(crew)
+    assert crew.deadline == 130.0
+    crew.tick(129.9)
+    assert steps(crew) == []
+    crew.tick(130.0)
+    assert steps(crew) == [
+        EndWorker(A),
+        WorkerDied(A, TOO_LONG, True),
+        ToServer(NodeGone(A, TOO_LONG)),
+        StartWorker(0),
+    ]
+    assert crew.deadline == 131.0
+
+
+def test_several_that_take_too_long() -> None:
+    crew = impatient()
+    crew.message(TASK._replace(node=B), now=100.0)
+    crew.message(TASK, now=101.0)
+    crew.tick(200.0)
+    assert [step.node for step in steps(crew) if isinstance(step, EndWorker)] == [B, A]
+    assert crew.deadline is None
+
+
+def test_the_time_of_a_task_begins_when_the_one_before_it_is_answered() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.message(TASK._replace(task=TaskId(4)), now=110.0)
+    assert crew.deadline == 130.0
+    crew.worker_message(A, RESULT, now=125.0)
+    assert crew.deadline == 155.0
+    crew.worker_message(A, RESULT._replace(task=TaskId(4)), now=126.0)
+    assert crew.deadline is None
+
+
+def test_a_worker_that_is_answering_is_not_ended() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.answering(A, now=129.0)
+    assert crew.deadline == 159.0
+
+
+def test_without_a_limit_a_task_may_take_for_ever() -> None:
+    crew = at_work()
+    crew.message(TASK, now=100.0)
+    assert crew.deadline is None
+    crew.tick(1e9)
+    assert crew.workers
+    assert Crew(HELLO, 1).deadline is None
+
+
+def test_a_worker_that_cannot_be_replaced_is_not_ended() -> None:
+    crew = impatient(replace=False)
+    crew.message(TASK, now=100.0)
+    assert crew.deadline is None
+
+
+def test_nobody_is_ended_for_taking_long_when_all_leave() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.leave("signal", None)
+    steps(crew)
+    crew.tick(200.0)
     assert steps(crew) == []

@@ -58,6 +58,8 @@ JOB = Job(
     heartbeat_timeout=30.0,
     init_per_node=False,
     has_init=False,
+    seed=b"the seed of jobs",
+    task_timeout=7.0,
     policy=Policy(),
 )
 HELLO = Hello(PROTOCOL_VERSION, 4711, "0.2.0", "3.11.9", "squares", "d1gest", "host")
@@ -96,7 +98,7 @@ def farm_with(*peers: PeerId, job: Job = JOB, nodes: tuple[NodeKey, ...] = ()) -
 
 
 def welcome(job: Job = JOB, payload: Parts = ()) -> Welcome:
-    return Welcome(job.id, 10.0, job.init_per_node, job.python, job.digest, payload)
+    return Welcome(job.id, 10.0, job.init_per_node, job.seed, 7.0, job.python, job.digest, payload)
 
 
 # ---- hello
@@ -141,7 +143,7 @@ def test_init_data_of_each_node_is_asked_for() -> None:
     farm.message(ONE, AskInit(A))
     assert steps(farm) == [CallInit(ONE, A)]
     farm.init_given(ONE, A, (b"init of a",))
-    assert steps(farm) == [Send(ONE, Init(A, (b"init of a",)))]
+    assert steps(farm) == [Send(ONE, Init(A, JOB.seed, (b"init of a",)))]
 
 
 def test_init_data_for_an_agent_that_has_gone_meanwhile_is_not_sent() -> None:

@@ -19,11 +19,22 @@ LAYERS = [
     # How things are done.
     {
         *("arguments", "byvalue", "child", "config", "death", "functions", "hooks", "isolation"),
-        *("keys", "links", "logs", "loop", "net", "payload", "places", "processes", "script"),
+        *(
+            "journal",
+            "keys",
+            "links",
+            "logs",
+            "loop",
+            "net",
+            "payload",
+            "places",
+            "processes",
+            "script",
+        ),
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "gate", "here", "local", "report", "server"},
+    {"agent", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},
@@ -33,7 +44,19 @@ LAYERS = [
 
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 
-CORE = ["ids", "noise", "records", "messages", "session", "scheduler", "farm", "crew"]
+CORE = [
+    "ids",
+    "noise",
+    "records",
+    "messages",
+    "journal",
+    "session",
+    "seeds",
+    "suspects",
+    "scheduler",
+    "farm",
+    "crew",
+]
 """The modules of the core; each imports only those before it."""
 
 NOT_IN_CORE = {

@@ -120,7 +120,7 @@ LONG_TEXT = "the beginning" + "é" * (3 * MAX_TEXT) + "the end"
         NodeGone(NODE, LONG_TEXT),
         Failure(NODE, TaskId(1), Attempt(0), 1.0, 0, LONG_TEXT, LONG_TEXT, LONG_TEXT),
         Goodbye(LONG_TEXT, LONG_TEXT),
-        Hello(PROTOCOL_VERSION, 1, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT, LONG_TEXT),
+        Hello(PROTOCOL_VERSION, 1, *[LONG_TEXT] * 6),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -150,7 +150,10 @@ def test_a_long_payload_is_received_straight_into_its_own_memory() -> None:
     head, payload = (bytes(piece) for piece in encode(message))
     reader = MessageReader(TO_WORKER)
     assert reader.target is None
-    assert reader.feed(head + payload[:10]) == []
+    assert reader.feed(head[:5]) == []
+    assert reader.inside
+    assert reader.feed(head[5:] + payload[:10]) == []
+    assert reader.inside
 
     target = reader.target
     assert target is not None
@@ -164,6 +167,7 @@ def test_a_long_payload_is_received_straight_into_its_own_memory() -> None:
     assert plain(found) == plain(message)
     assert found[-1][0].obj is target.obj
     assert reader.target is None
+    assert not reader.inside
 
 
 def test_a_long_message_may_begin_byte_by_byte() -> None:
@@ -199,9 +203,12 @@ def test_where_the_system_has_no_anonymous_memory_a_bytearray_does(
         read(raw(Task, bytes(28), length=1 << 62))
 
 
+WELCOME_FIELDS = LAYOUTS[Welcome].struct.size
+
+
 def test_the_texts_before_a_long_payload_may_fill_what_is_looked_at() -> None:
     texts = struct.pack(">I", 1 << 14) * 2
-    body = bytes(25) + texts[:4] + b"p" * (1 << 14) + texts[4:] + b"d" * (1 << 14)
+    body = bytes(WELCOME_FIELDS) + texts[:4] + b"p" * (1 << 14) + texts[4:] + b"d" * (1 << 14)
     payload = pattern(2 * OWN_BUFFER)
     (found,) = read(raw(Welcome, body + payload), sizes=cut([1000]))
     assert isinstance(found, Welcome)
@@ -211,7 +218,7 @@ def test_the_texts_before_a_long_payload_may_fill_what_is_looked_at() -> None:
 
 
 def test_texts_that_claim_the_room_of_the_payload() -> None:
-    body = bytes(25) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
+    body = bytes(WELCOME_FIELDS) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
     with pytest.raises(MessageError, match="ends inside its texts"):
         read(raw(Welcome, body))
 
@@ -327,7 +334,7 @@ def test_a_hello_of_another_protocol_keeps_its_frozen_fields_whatever_follows(
 
 def test_the_bytes_of_a_hello_begin_like_this_for_ever() -> None:
     hello = Hello(PROTOCOL_VERSION, 0x01020304, "0.2.0", "3.11.7", "squares", "", "host")
-    start = b"\x01" + (48).to_bytes(8, "big") + b"\x00\x01" + b"\x01\x02\x03\x04"
+    start = b"\x01" + (52).to_bytes(8, "big") + b"\x00\x01" + b"\x01\x02\x03\x04"
     assert to_bytes(hello).startswith(start + b"\x00\x00\x00\x050.2.0")
 
 

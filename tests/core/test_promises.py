@@ -1,7 +1,8 @@
 """What the scheduler promises for any order of events: nothing lost, no merge twice, no standstill.
 
-Hypothesis lets nodes join, leave, die and fall silent, lets them answer rightly, wrongly, late and
-twice, lets time pass, and does now few and now many of the steps that the scheduler wants done.
+Hypothesis lets nodes join, leave, die, fall silent and return with what they hold, begins with tasks
+of a server that went, lets nodes answer rightly, wrongly, late and twice, lets time pass, and does
+now few and now many of the steps that the scheduler wants done.
 ``World`` keeps its own books of what must be true.
 """
 
@@ -26,20 +27,32 @@ from parasnake.core.scheduler import (
     AskData,
     Assign,
     Fail,
+    Holding,
     Loss,
     Merge,
+    OpenTask,
     Policy,
     Reclaimed,
     Retry,
     Scheduler,
+    SetAside,
     Step,
     TellTimeout,
+    digest_of,
 )
 
 PEERS = [PeerId(number) for number in range(3)]
 
 policies = st.one_of(
-    st.builds(Policy, max_attempts=st.integers(1, 3), max_losses=st.integers(1, 3)),
+    st.builds(
+        Policy,
+        ordered=st.booleans(),
+        max_held=st.sampled_from([1, 2, 1000]),
+        speculate=st.booleans(),
+        max_failed_tasks=st.sampled_from([1, 2, 5]),
+        max_attempts=st.integers(1, 3),
+        max_losses=st.integers(1, 3),
+    ),
     st.builds(
         Policy,
         by_node=st.just(True),
@@ -65,6 +78,10 @@ class Computer:
 
     peer: PeerId
     queue: dict[TaskId, Attempt] = field(default_factory=dict)
+    finished: int = 0
+    """How many of these it has finished while it was away."""
+    unwanted: set[TaskId] = field(default_factory=set)
+    """What it computes though it has been told that nobody wants it."""
 
 
 class World(RuleBasedStateMachine):
@@ -76,14 +93,17 @@ class World(RuleBasedStateMachine):
         peers=st.lists(st.sampled_from(PEERS), min_size=1, max_size=4),
         generator=st.booleans(),
         forgetful=st.booleans(),
+        restored=st.integers(0, 3),
     )
     def begin(
         self,
+        *,
         policy: Policy,
         data: list[int],
         peers: list[PeerId],
         generator: bool,
         forgetful: bool,
+        restored: int,
     ) -> None:
         self.policy = policy
         self.scheduler = Scheduler(policy)
@@ -97,6 +117,7 @@ class World(RuleBasedStateMachine):
         self.redo = 0  # how much of its data is that of lost nodes, which it never holds back
         self.now = 0.0
         self.computers: dict[NodeKey, Computer] = {}
+        self.away: dict[NodeKey, Computer] = {}  # lost, but alive
         self.next_node = 0
         self.sendings: list[tuple[NodeKey, TaskId, Attempt]] = []
         self.of_task: dict[TaskId, int] = {}  # what each task's data is
@@ -108,15 +129,36 @@ class World(RuleBasedStateMachine):
         self.due_timeouts: Counter[NodeKey] = Counter()
         self.changes = 0
         self.nothing_at = -1  # how many changes there had been when new_data had nothing
+        restored = min(restored, len(self.data))
+        if restored:
+            self.restore([TaskId(task) for task in range(restored)])
         for peer in peers:
             self.join(peer)
+
+    def restore(self, tasks: list[TaskId]) -> None:
+        """The server has come back, and its nodes have not yet."""
+        open_tasks = []
+        for task in tasks:
+            key, number = self.new_key(), self.data.popleft()
+            payload = payload_of(number)
+            open_tasks.append(OpenTask(task, key, payload, sum(map(len, payload)), number))
+            self.away[key] = Computer(PEERS[0], {task: Attempt(0)})
+            self.of_task[task] = number
+            if self.policy.by_node:
+                self.works_on[key] = number
+        self.scheduler.restore(
+            open_tasks, forgotten=(), handed_out=len(tasks), exhausted=False, now=self.now
+        )
+
+    def new_key(self) -> NodeKey:
+        self.next_node += 1
+        return NodeKey(self.next_node.to_bytes(16, "big"))
 
     # ---- what happens
 
     @rule(peer=st.sampled_from(PEERS))
     def join(self, peer: PeerId) -> None:
-        key = NodeKey(self.next_node.to_bytes(16, "big"))
-        self.next_node += 1
+        key = self.new_key()
         self.computers[key] = Computer(peer)
         self.scheduler.join(key, peer)
         self.changes += 1
@@ -132,21 +174,32 @@ class World(RuleBasedStateMachine):
     def answer_rightly(self, key: NodeKey, seconds: float) -> None:
         task, attempt = next(iter(self.computers[key].queue.items()))
         del self.computers[key].queue[task]
-        wanted = self.scheduler.result(key, task, attempt, seconds, (b"result",))
-        assert wanted == (task not in self.users)
+        wanted = self.is_wanted(key, task)
+        assert self.scheduler.result(key, task, attempt, seconds, (b"result",)) == wanted
         if wanted:
             self.pending.add(task)
+
+    def is_wanted(self, key: NodeKey, task: TaskId) -> bool:
+        """Whether the next answer of a node to this task will count."""
+        computer = self.computers[key]
+        computer.finished = max(0, computer.finished - 1)
+        if task in computer.unwanted:
+            computer.unwanted.remove(task)
+            return False
+        return task not in self.users | self.pending | {*self.merged, *self.failed}
 
     @rule(which=choices, final=st.sampled_from([False, False, False, True]))
     def failure(self, which: int, final: bool) -> None:
         for key in choose(which, self.busy()):
             task, attempt = next(iter(self.computers[key].queue.items()))
             del self.computers[key].queue[task]
-            before = self.scheduler.waiting
-            counts = self.scheduler.failure(key, task, attempt, "oops", "", final=final)
-            assert counts == (task not in self.users)
-            if counts and self.scheduler.waiting == before:
-                self.pending.add(task)
+            counts = self.is_wanted(key, task)
+            assert self.scheduler.failure(key, task, attempt, "oops", "", final=final) == counts
+            self.pending |= {task} & self.steps_for(Fail)
+
+    def over(self) -> set[TaskId]:
+        """Tasks whose answers are not wanted (any more)."""
+        return self.users | self.pending | {*self.merged, *self.failed}
 
     @rule(which=choices, false=st.sampled_from([0, 0, 1, 2]), raised=st.booleans())
     def answer_late_twice_or_falsely(self, which: int, false: int, raised: bool) -> None:
@@ -179,12 +232,13 @@ class World(RuleBasedStateMachine):
             self.lose(key, loss)
 
     def lose(self, key: NodeKey, loss: Loss) -> None:
-        queue = self.computers.pop(key).queue
+        computer = self.computers.pop(key)
+        queue = computer.queue.keys() - computer.unwanted
         ended = self.pending | set(self.merged) | set(self.failed) | self.users
         owed = self.scheduler.nodes[key].owes
         assert self.scheduler.lose(key, loss, "gone") == len(queue)
         self.changes += 1
-        self.pending |= set(queue) & self.steps_for(Fail)
+        self.pending |= queue & self.steps_for(Fail)
         unmerged = owed is not None and owed not in ended
         if self.policy.user_reassigns and unmerged and owed not in self.pending:
             assert owed is not None
@@ -192,10 +246,48 @@ class World(RuleBasedStateMachine):
         if loss is not Loss.LEFT or (self.policy.user_reassigns and unmerged):
             self.due_timeouts[key] += 1
 
-    def steps_for(self, kind: type[Merge | Fail]) -> set[TaskId]:
-        return {step.task.id for step in self.scheduler._steps if isinstance(step, kind)}
+    @rule(which=choices, finishes=st.integers(0, 3))
+    def a_connection_breaks(self, which: int, finishes: int) -> None:
+        for key in choose(which, list(self.computers)):
+            computer = self.computers[key]
+            self.lose(key, Loss.LOST)
+            computer.unwanted.clear()
+            computer.finished = min(computer.finished + finishes, len(computer.queue))
+            self.away[key] = computer
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 2.0]))
+    @rule(which=choices, forgets=st.booleans())
+    def a_node_returns(self, which: int, forgets: bool) -> None:
+        if self.policy.user_reassigns and self.forgetful:
+            return  # two tasks of one node would be forgotten, and its user's books be wrong
+        for key in choose(which, list(self.away)):
+            computer = self.computers[key] = self.away.pop(key)
+            if forgets:
+                computer.queue.clear()
+            self.come_back(key, computer)
+            self.changes += 1
+
+    def come_back(self, key: NodeKey, computer: Computer) -> None:
+        held = [
+            Holding(
+                task, attempt, digest_of(payload_of(self.of_task[task])), place < computer.finished
+            )
+            for place, (task, attempt) in enumerate(computer.queue.items())
+        ]
+        over = self.users | self.pending | {*self.merged, *self.failed}
+        wanted = self.scheduler.join(key, computer.peer, held)
+        assert wanted == [holding.task not in over for holding in held]
+        for holding, is_wanted in zip(held, wanted, strict=True):
+            if not is_wanted and holding.finished:
+                del computer.queue[holding.task]
+            elif not is_wanted:
+                computer.unwanted.add(holding.task)
+        computer.finished = 0
+
+    def steps_for(self, kind: type[Merge | Fail]) -> set[TaskId]:
+        steps = [*self.scheduler._steps, *self.scheduler._held.values()]
+        return {step.task.id for step in steps if isinstance(step, kind)}
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 2.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.scheduler.tick(self.now)
@@ -251,7 +343,7 @@ class World(RuleBasedStateMachine):
                 self.scheduler.settled(task)
             case TellTimeout(node):
                 self.node_timeout(node)
-            case Retry() | Reclaimed():
+            case Retry() | Reclaimed() | SetAside():
                 pass
 
     def new_data(self, node: NodeKey) -> None:
@@ -280,6 +372,8 @@ class World(RuleBasedStateMachine):
 
     def end(self, task: TaskId, owner: NodeKey, ended: list[TaskId]) -> None:
         assert task not in self.merged + self.failed
+        if self.policy.ordered:
+            assert task == len(self.merged + self.failed)
         self.pending.remove(task)
         ended.append(task)
         self.changes += 1
@@ -288,7 +382,7 @@ class World(RuleBasedStateMachine):
 
     def node_timeout(self, node: NodeKey) -> None:
         self.due_timeouts[node] -= 1
-        assert self.due_timeouts[node] == 0
+        assert self.due_timeouts[node] >= 0
         if self.policy.user_reassigns and not self.forgetful and node in self.works_on:
             self.data.appendleft(self.works_on.pop(node))
             self.redo += 1
@@ -298,7 +392,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def every_task_is_in_exactly_one_place(self) -> None:
         scheduler = self.scheduler
-        waiting = [task.id for task in scheduler._waiting]
+        waiting = [*(task.id for task in scheduler._waiting), *scheduler._awaiting]
         running = [task.id for task in scheduler._tasks.values() if task.running is not None]
         answered = [*self.steps_for(Merge), *self.steps_for(Fail)]
         places = Counter([*waiting, *running, *answered, *self.merged, *self.failed, *self.users])
@@ -310,22 +404,29 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nodes_have_what_they_were_sent(self) -> None:
         nodes = self.scheduler.nodes
-        assert {key: node.open for key, node in nodes.items()} == {
-            key: computer.queue for key, computer in self.computers.items()
+        assert {key: {*node.open.items(), *node.unwanted} for key, node in nodes.items()} == {
+            key: set(computer.queue.items()) for key, computer in self.computers.items()
         }
         for task in self.scheduler._tasks.values():
-            if task.running is not None:
-                assert task.id in nodes[task.running].open
+            assert task.running not in task.also
+            for key in task.also if task.running is None else {task.running, *task.also}:
+                assert task.id in nodes[key].open
         for key, node in nodes.items():
             for task_id in node.open:
                 known = self.scheduler._tasks.get(task_id)
-                assert (task_id in self.users) if known is None else (known.running == key)
+                if known is None:
+                    assert task_id in self.over()
+                else:
+                    assert key in {known.running, *known.also}
 
     @invariant()
     def the_counts_are_right(self) -> None:
         scheduler = self.scheduler
         assert scheduler.busy == (bool(self.pending) or bool(self.busy()))
-        assert scheduler.unmerged_bytes == len(b"result") * len(self.steps_for(Merge))
+        merges = [step for step in scheduler._steps if isinstance(step, Merge)]
+        held = [step for step in scheduler._held.values() if isinstance(step, Merge)]
+        assert scheduler.unmerged_bytes == len(b"result") * len(merges)
+        assert scheduler._held_bytes == len(b"result") * len(held)
         assert scheduler.complete == (
             scheduler._exhausted and not scheduler._tasks and not self.pending
         )
@@ -335,14 +436,24 @@ class World(RuleBasedStateMachine):
         scheduler = self.scheduler
         assert not +self.due_timeouts
         for node in scheduler.nodes.values():
-            if node.open:
+            if node.open or node.unwanted:
+                continue
+            if node.peer in scheduler._suspects.aside:
+                assert scheduler.deadline is not None, "it will come back"
+                assert {other.peer for other in scheduler.nodes.values()} - {node.peer}
                 continue
             for task in scheduler._waiting:
-                others = [other for other in scheduler.nodes.values() if other is not node]
                 went_wrong = {node.key, node.peer} & task.tried
                 assert went_wrong, "it could have been sent here"
-                assert any(not {other.key, other.peer} & task.tried for other in others)
+                assert any(
+                    len({other.key, other.peer} & task.tried) < len(went_wrong)
+                    for other in scheduler.nodes.values()
+                    if other.peer not in scheduler._suspects.aside
+                )
             if scheduler._exhausted:
+                continue
+            if scheduler._full():
+                assert scheduler._turn in scheduler._tasks, "it will end, and others with it"
                 continue
             if node.owes is not None:
                 assert node.owes in scheduler._tasks, "its task will be merged"
@@ -368,7 +479,7 @@ class World(RuleBasedStateMachine):
             self.the_counts_are_right()
             if self.busy():
                 self.answer_rightly(healthy, 0.0)
-            elif not self.data and not self.scheduler.forgotten:
+            elif not self.data and not self.scheduler.forgotten and not self.scheduler.waiting:
                 break
             else:
                 deadline = self.scheduler.deadline

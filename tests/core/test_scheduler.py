@@ -6,6 +6,8 @@ tests/core/test_promises.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from bench import UNSENDABLE, Bench, key
 
@@ -15,6 +17,8 @@ from parasnake.core.scheduler import (
     LAST_PAUSE_S,
     MAX_BYTES_AHEAD,
     MAX_DEPTH,
+    MAX_HELD_BYTES,
+    PATIENCE_S,
     Fail,
     Loss,
     Merge,
@@ -123,6 +127,355 @@ def test_the_bytes_of_results_that_wait_to_be_merged_are_known() -> None:
     assert scheduler.unmerged_bytes == 30
     bench.work()
     assert scheduler.unmerged_bytes == 0
+
+
+# ---- in order
+
+ORDERED = Policy(ordered=True)
+
+
+def test_in_order_a_result_waits_for_its_predecessors() -> None:
+    bench = Bench("wxyz", ORDERED)
+    bench.join("abc")
+    assert bench.result("c", 2) == ["ask c", "send 3.0 to c"]
+    assert bench.result("b", 1) == ["ask b"]
+    assert not bench.scheduler.complete
+    assert bench.result("a", 0) == [
+        "merge 0 of a by a",
+        "merge 1 of b by b",
+        "merge 2 of c by c",
+        "ask b",
+    ]
+    assert bench.result("c", 3) == ["merge 3 of c by c", "ask b"]
+
+
+def test_in_order_hand_outs_pause_while_the_window_is_full() -> None:
+    bench = Bench("uvwxyz", Policy(ordered=True, max_held=2))
+    bench.join("ab")
+    assert bench.result("b", 1) == ["ask b", "send 2.0 to b"]
+    assert bench.result("b", 2) == []
+    assert bench.scheduler.busy
+    assert bench.result("a", 0) == [
+        *["merge 0 of a by a", "merge 1 of b by b", "merge 2 of b by b"],
+        *["ask b", "send 3.0 to b", "ask a", "send 4.0 to a"],
+    ]
+
+
+def test_in_order_large_results_fill_the_window_too_but_never_stop_the_reading() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("ab")
+    assert bench.result("b", 1, size=MAX_HELD_BYTES) == []
+    assert bench.scheduler.unmerged_bytes == 0
+    bench.scheduler.result(key("a"), TaskId(0), Attempt(0), 1.0, (b"small",))
+    assert bench.scheduler.unmerged_bytes == MAX_HELD_BYTES + 5
+    bench.work()
+    assert bench.scheduler.unmerged_bytes == 0
+    assert bench.scheduler.running == 1
+
+
+def test_in_order_a_failed_task_is_told_in_its_place() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("abc")
+    bench.result("c", 2)
+    assert bench.failure("b", 1, final=True) == []
+    assert bench.result("a", 0) == [
+        *["merge 0 of a by a", "fail 1 by b: oops", "merge 2 of c by c"],
+        "ask c",
+    ]
+
+
+def test_in_order_a_failed_task_that_ends_the_job_is_told_at_once() -> None:
+    bench = Bench("xy", Policy(ordered=True, failure_ends_job=True))
+    bench.join("ab")
+    assert bench.failure("b", 1, final=True) == ["fail 1 by b: oops", "ask b"]
+
+
+def test_in_order_data_that_cannot_be_sent_has_its_place_too() -> None:
+    bench = Bench(["x", UNSENDABLE], ORDERED)
+    assert bench.join("ab") == ["ask a", "send 0.0 to a", "ask b", "ask b"]
+    assert bench.result("a", 0) == ["merge 0 of a by a", "fail 1 by b: no pickle", "ask b"]
+
+
+def test_in_order_what_others_wait_for_is_sent_again_first() -> None:
+    bench = Bench("wxyz", Policy(ordered=True, max_held=1))
+    bench.join("abc")
+    assert bench.result("c", 2) == []
+    scheduler = bench.scheduler
+    scheduler.lose(key("c"), Loss.LEFT, "gone")
+    scheduler.failure(key("b"), TaskId(1), Attempt(0), "oops", "", final=False)
+    scheduler.lose(key("a"), Loss.LOST, "gone")
+    assert bench.join("d", peer=1) == [
+        *["retry 1 by b: oops", "retry 0 by a: gone", "timeout a"],
+        *["send 0.1 to b", "send 1.1 to d"],
+    ]
+    assert bench.result("d", 1, 1) == []
+    assert bench.result("b", 0, 1)[:3] == [
+        *["merge 0 of a by b", "merge 1 of b by d", "merge 2 of c by c"],
+    ]
+
+
+def test_in_order_results_that_wait_are_dropped_when_the_job_stops() -> None:
+    bench = Bench("xyz", ORDERED)
+    bench.join("abc")
+    bench.result("b", 1)
+    bench.result("c", 2)
+    assert bench.scheduler.stop() == 3
+
+
+# ---- stragglers
+
+SPECULATE = Policy(speculate=True)
+
+
+def with_straggler(policy: Policy = SPECULATE, *, data: str = "xyz", peer: int = 0) -> Bench:
+    """A job without new data: node a has task 0 since second 0, b is idle; a task takes 1 s."""
+    bench = Bench(data, policy, generator=True)
+    bench.join("a")
+    bench.join("b", peer)
+    for task in range(1, len(data)):
+        bench.result("b", task)
+    assert bench.scheduler.running == 1
+    return bench
+
+
+def test_a_task_that_takes_long_is_given_to_an_idle_node_as_well() -> None:
+    bench = with_straggler()
+    assert bench.scheduler.deadline == 2.0
+    assert bench.pass_time(1.9) == []
+    assert bench.pass_time(0.1) == ["send 0.1 to b"]
+    assert bench.result("b", 0, 1) == ["merge 0 of a by b"]
+    assert bench.scheduler.complete
+    assert bench.result("a", 0) == []
+    assert not bench.wanted
+
+
+def test_the_first_result_is_merged_whoever_has_it() -> None:
+    bench = with_straggler()
+    bench.pass_time(2)
+    assert bench.result("a", 0) == ["merge 0 of a by a"]
+    assert bench.failure("b", 0, 1) == []
+    assert not bench.wanted
+    assert bench.scheduler.busy is False
+
+
+def test_a_task_is_on_two_nodes_at_the_most() -> None:
+    bench = with_straggler()
+    bench.pass_time(2)
+    bench.join("c")
+    for _ in range(5):
+        assert bench.pass_time(10) == []
+    assert bench.scheduler.running == 1
+
+
+def test_a_node_of_another_agent_goes_before_one_of_the_same() -> None:
+    bench = with_straggler()
+    bench.join("c", peer=1)
+    assert bench.pass_time(2) == ["send 0.1 to c"]
+
+
+def test_what_waits_behind_a_task_that_takes_long_is_given_away_too() -> None:
+    bench = Bench("uvwxyz", SPECULATE, generator=True)
+    bench.join("a")
+    bench.join("bc", peer=1)
+    assert bench.result("a", 0, seconds=0.02)[1:] == [
+        *["ask a", "send 3.0 to a", "ask a", "send 4.0 to a", "ask a", "send 5.0 to a"],
+    ]
+    bench.result("b", 1)
+    bench.result("c", 2)
+    assert bench.pass_time(2) == ["send 3.1 to b", "send 4.1 to c"]
+    assert bench.result("c", 4, 1) == ["merge 4 of a by c"]
+    assert bench.pass_time(2) == ["send 5.1 to c"]
+
+
+def test_a_task_is_not_long_before_the_mean_of_the_job_is_known() -> None:
+    bench = Bench("x", SPECULATE, generator=True)
+    bench.join("ab")
+    assert bench.scheduler.deadline is None
+    assert bench.pass_time(1000) == []
+
+
+def test_short_tasks_are_not_long_within_a_second() -> None:
+    bench = Bench("xy", SPECULATE, generator=True)
+    bench.join("ab")
+    bench.result("b", 1, seconds=0.001)
+    assert bench.scheduler.deadline == PATIENCE_S
+
+
+def test_the_time_counts_from_the_beginning_of_a_task() -> None:
+    bench = Bench("wxyz", SPECULATE)
+    bench.join("ab")
+    bench.result("b", 1)
+    bench.pass_time(1.5)
+    assert bench.result("a", 0) == ["merge 0 of a by a", "ask a", "send 3.0 to a"]
+    bench.result("b", 2)
+    assert bench.pass_time(1) == ["ask b"]
+    assert bench.scheduler._look_at == 3.5
+    bench.data.append(None)
+    assert "send 3.1 to b" in bench.pass_time(1)
+
+
+def test_should_no_node_be_left_for_a_second_try_there_is_another_later() -> None:
+    bench = with_straggler()
+    bench.scheduler.tick(2.0)
+    bench.scheduler.lose(key("b"), Loss.LEFT, "gone")
+    assert bench.work() == []
+    assert bench.join("c") == []
+    assert bench.scheduler.deadline == 4.0
+    assert bench.pass_time(4) == ["send 0.1 to c"]
+
+
+def test_what_has_ended_in_the_meantime_gets_no_second_node() -> None:
+    bench = with_straggler()
+    bench.scheduler.tick(2.0)
+    assert bench.result("a", 0) == ["merge 0 of a by a"]
+    bench = with_straggler()
+    bench.pass_time(2)
+    bench.lose("b", Loss.LEFT)
+    bench.lose("a", Loss.LEFT)
+    assert bench.scheduler.deadline is None
+
+
+def test_a_task_does_not_go_where_it_went_wrong() -> None:
+    bench = Bench("xy", SPECULATE, generator=True)
+    bench.join("ab")
+    bench.result("b", 1)
+    bench.failure("a", 0)
+    assert bench.scheduler.nodes[key("b")].open
+    assert bench.pass_time(2) == []
+    assert bench.pass_time(2) == []
+    bench.join("c")
+    assert bench.pass_time(2) == ["send 0.2 to c"]
+
+
+def test_a_task_whose_one_copy_goes_wrong_is_not_sent_again_while_the_other_runs() -> None:
+    ways: list[Callable[[Bench], list[str]]] = [
+        lambda bench: bench.failure("a", 0),
+        lambda bench: bench.lose("a", Loss.DIED),
+        lambda bench: bench.lose("b", Loss.DIED),
+        lambda bench: bench.failure("b", 0, 1),
+    ]
+    for go_wrong in ways:
+        bench = with_straggler(peer=1)
+        bench.pass_time(2)
+        steps = go_wrong(bench)
+        assert not [step for step in steps if step.startswith("send")]
+        task = bench.tasks[0]
+        assert (task.failures, task.running is not None, task.also) == (1, True, set())
+        assert bench.scheduler.waiting == 0
+
+
+def test_a_task_that_has_failed_too_often_has_failed_though_a_copy_runs() -> None:
+    bench = with_straggler(Policy(speculate=True, max_attempts=1))
+    bench.pass_time(2)
+    assert bench.failure("a", 0) == ["fail 0 by a: oops"]
+    assert bench.result("b", 0, 1) == []
+    assert not bench.wanted
+
+
+def test_in_order_what_a_full_window_waits_for_gets_a_second_node() -> None:
+    bench = Bench("wxyz", Policy(ordered=True, max_held=1, speculate=True))
+    bench.join("ab")
+    assert bench.result("b", 1) == []
+    assert bench.pass_time(2) == ["send 0.1 to b"]
+    assert bench.result("b", 0, 1) == [
+        *["merge 0 of a by b", "merge 1 of b by b", "ask b", "send 2.0 to b"],
+    ]
+
+
+def test_nothing_is_computed_twice_without_speculation() -> None:
+    bench = with_straggler(Policy())
+    assert bench.pass_time(1000) == []
+
+
+def test_stragglers_are_forgotten_when_the_job_stops() -> None:
+    bench = with_straggler()
+    assert bench.scheduler.stop() == 1
+    assert bench.scheduler.deadline is None
+
+
+# ---- agents on which everything goes wrong
+
+
+def with_bad_agent(policy: Policy | None = None) -> Bench:
+    """Node a of agent 0 has failed task 0, b of agent 1 has had a result; one more such and ..."""
+    bench = Bench(range(20), policy or Policy(max_failed_tasks=2))
+    bench.join("a")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0) == ["retry 0 by a: oops", "ask a", "send 2.0 to a"]
+    assert bench.result("b", 1)[:2] == ["merge 1 of b by b", "send 0.1 to b"]
+    return bench
+
+
+def test_an_agent_on_which_all_goes_wrong_is_set_aside_at_no_charge() -> None:
+    bench = with_bad_agent()
+    assert bench.failure("a", 2) == ["aside 0 for 10: oops", "retry 2 by a: oops"]
+    assert [bench.tasks[task].failures for task in (0, 2)] == [0, 0]
+    assert bench.join("c") == []
+    assert bench.scheduler.deadline == 10.0
+    assert bench.result("b", 0, 1) == ["merge 0 of a by b", "send 2.1 to b"]
+    assert bench.pass_time(9) == []
+    assert bench.pass_time(1)[:2] == ["ask a", "send 3.0 to a"]
+
+
+def test_what_goes_wrong_on_an_agent_that_is_set_aside_is_not_charged() -> None:
+    bench = Bench(range(20), Policy(max_failed_tasks=2))
+    bench.join("acd")
+    bench.join("b", peer=1)
+    bench.failure("a", 0)
+    bench.result("b", 3)
+    assert bench.failure("c", 1)[0] == "aside 0 for 10: oops"
+    assert bench.lose("d", Loss.DIED) == ["retry 2 by d: gone", "timeout d"]
+    assert [bench.tasks[task].failures for task in (0, 1, 2)] == [0, 0, 0]
+
+
+def test_deaths_set_aside_too() -> None:
+    bench = with_bad_agent()
+    bench.join("c")
+    assert bench.lose("c", Loss.DIED)[0] == "aside 0 for 10: gone"
+
+
+def test_should_all_others_go_whoever_is_set_aside_is_needed() -> None:
+    bench = with_bad_agent()
+    bench.failure("a", 2)
+    assert bench.lose("b", Loss.LEFT) == ["send 0.2 to a"]
+
+
+def test_an_agent_that_is_alone_is_not_set_aside() -> None:
+    bench = with_bad_agent()
+    bench.lose("b", Loss.LEFT)
+    assert not any("aside" in step for step in bench.failure("a", 2))
+    assert bench.tasks[2].failures == 1
+
+
+def test_where_all_agents_fail_tasks_fail_in_the_end() -> None:
+    bench = Bench("x", Policy(max_failed_tasks=1, max_attempts=3))
+    bench.join("a")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0) == ["retry 0 by a: oops", "send 0.1 to b"]
+    assert bench.failure("b", 0, 1) == ["retry 0 by b: oops", "send 0.2 to a"]
+    assert bench.failure("a", 0, 2)[0] == "fail 0 by a: oops"
+
+
+def test_an_agent_that_went_away_is_forgotten() -> None:
+    bench = with_bad_agent()
+    bench.lose("a", Loss.LEFT)
+    assert not bench.scheduler._suspects.exist
+
+
+def test_another_agent_is_tried_before_another_node_of_the_same() -> None:
+    bench = Bench("x")
+    bench.join("ac")
+    bench.join("b", peer=1)
+    assert bench.failure("a", 0)[1:] == ["send 0.1 to b"]
+    assert bench.failure("b", 0, 1)[1:] == ["send 0.2 to c"]
+
+
+def test_a_second_try_does_not_go_to_an_agent_that_is_set_aside() -> None:
+    bench = with_bad_agent(Policy(max_failed_tasks=2, speculate=True))
+    bench.failure("a", 2)
+    bench.data.clear()
+    bench.join("c")
+    assert not any("send" in step for step in bench.pass_time(5))
 
 
 # ---- late, repeated and false results

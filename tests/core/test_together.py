@@ -7,7 +7,7 @@ from itertools import repeat
 
 from wire import KEY, deliver, output
 
-from parasnake.core.crew import Crew, Joined, Leave, StartWorker, ToServer, ToWorker
+from parasnake.core.crew import Away, Crew, Joined, Leave, StartWorker, ToServer, ToWorker
 from parasnake.core.crew import Step as CrewStep
 from parasnake.core.farm import (
     AgentJoined,
@@ -42,6 +42,8 @@ JOB = Job(
     heartbeat_timeout=30.0,
     init_per_node=True,
     has_init=True,
+    seed=bytes(16),
+    task_timeout=0.0,
     policy=Policy(),
 )
 
@@ -116,6 +118,19 @@ class Agent:
         self.left: Leave | None = None
         self.computed = 0
         self.breaks_after: int | None = None
+        self.late: list[tuple[NodeKey, Message]] = []  # answers that are not ready yet
+
+    def reconnect(self, peer: PeerId) -> None:
+        """Notice that the connection is gone, finish what is running, and come back on another."""
+        self.crew.lost_server("cut cable")
+        for node, message in self.late:
+            self.crew.worker_message(node, message)
+        self.late.clear()
+        self.work()
+        self.breaks_after = None
+        self.peer = peer
+        self.session = Session(initiator=True, psk=KEY, ephemeral=bytes([peer]) * 32)
+        self.crew.connected()
 
     def received(self, data: bytes) -> None:
         for message in deliver(self.session, data, repeat(1)):
@@ -137,21 +152,25 @@ class Agent:
                 self.left = step
             case Joined(differences):
                 assert differences == []
+            case Away(reason):
+                assert reason == "cut cable"
             case _:
                 raise AssertionError(f"nothing was to be done like {step}")
 
     def worker(self, node: NodeKey, message: Message) -> None:
         match message:
-            case Init(_, payload):
+            case Init(_, _, payload):
                 assert b"".join(payload) == b"init data of " + node
                 self.crew.worker_message(node, Ready(node))
             case Task(_, task, attempt, payload):
-                if self.computed == self.breaks_after:
-                    return  # it will never answer
-                self.computed += 1
                 number = int(b"".join(payload))
                 result = f"{number} {number**2}".encode()
-                self.crew.worker_message(node, Result(node, task, attempt, 1.0, (result,)))
+                answer = Result(node, task, attempt, 1.0, (result,))
+                if self.computed == self.breaks_after:
+                    self.late.append((node, answer))
+                    return
+                self.computed += 1
+                self.crew.worker_message(node, answer)
 
 
 def run(server: Server, agents: list[Agent]) -> None:
@@ -222,3 +241,19 @@ def run_on(server: Server, agent: Agent) -> None:
         agent.received(output(server.sessions[agent.peer]))
         agent.work()
         server.received(agent.peer, output(agent.session))
+
+
+def test_an_agent_comes_back_with_what_it_computed_meanwhile() -> None:
+    server, one = Server(tasks=10), Agent(PeerId(1), 2)
+    one.breaks_after = 3
+    run(server, [one])
+    assert len(one.late) == 2
+    server.farm.gone(one.peer, "cut cable")
+    server.work()
+    one.reconnect(PeerId(7))
+    run(server, [one])
+    assert server.squares == {number: number**2 for number in range(10)}
+    assert one.computed == 8, "two more were finished without a server, and none was computed twice"
+    assert one.left == Leave("the job is done", None)
+    assert server.told["CallInit"] == 2, "its workers have their init data"
+    assert server.told["Retry"] == 2

@@ -1,7 +1,7 @@
 """Tasks that say when they start, and wait until the working directory has a file ``go``.
 
-A task leaves the file ``N.PID.started``. With ``--stay`` the job is not over before there is a file
-``end``.
+A task leaves the files ``N.PID.started`` and ``N.PID.finished``. With ``--stay`` the job is not over
+before there is a file ``end``.
 """
 
 import argparse
@@ -28,6 +28,7 @@ def wait(n: int) -> int:
     Path(f"{n}.{os.getpid()}.started").touch()
     while not Path("go").exists():
         time.sleep(0.005)
+    Path(f"{n}.{os.getpid()}.finished").touch()
     return n
 
 

@@ -1,0 +1,53 @@
+"""An image by rows; each row that is computed is noted in a file. Prints the image's digest."""
+
+import argparse
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from parasnake import Parasnake
+
+app = Parasnake("rows")
+WIDTH, HEIGHT, DEPTH = 60, 150, 200
+image: dict[int, bytes] = {}
+
+
+def compute(row: int) -> bytes:
+    counts = []
+    for column in range(WIDTH):
+        c, z, count = complex(column / WIDTH * 3 - 2, row / HEIGHT * 2 - 1), 0j, 0
+        while abs(z) < 2 and count < DEPTH:
+            z, count = z * z + c, count + 1
+        counts.append(count)
+    return bytes(counts)
+
+
+@app.new_data
+def rows() -> Iterator[int]:
+    yield from range(HEIGHT)
+
+
+@app.process
+def process(row: int) -> bytes:
+    with Path("computed").open("a") as file:
+        file.write(f"{row}\n")
+    return compute(row)
+
+
+@app.result
+def merge(result: bytes, data: int) -> None:
+    assert data not in image
+    image[data] = result
+
+
+@app.finish
+def finish() -> None:
+    print(hashlib.sha256(b"".join(image[row] for row in range(HEIGHT))).hexdigest())
+
+
+def expected() -> str:
+    return hashlib.sha256(b"".join(map(compute, range(HEIGHT)))).hexdigest()
+
+
+if __name__ == "__main__":
+    app.main(argparse.ArgumentParser())
