@@ -301,7 +301,7 @@ class Agent:
         self._connection = None
         self._answered()
         if self._crew.welcome is not None:
-            if self._crew.is_in and self._loop.now() - self._joined_at > LAST_PAUSE_S:
+            if self._crew.is_in and self._loop.now() - self._joined_at > self._pause:
                 self._pause = FIRST_PAUSE_S
             self._crew.lost_server(reason)
             if not self._over:

@@ -23,7 +23,7 @@ from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
 from parasnake.core.journal import Exhausted, Met
 from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
-from parasnake.core.scheduler import OpenTask, Policy
+from parasnake.core.scheduler import RETURN_GRACE_S, OpenTask, Policy
 from parasnake.core.seeds import job_seed
 from parasnake.errors import (
     HookError,
@@ -48,8 +48,6 @@ WORK_SECONDS = 0.01
 """How long hooks run on end before the sockets are looked at again."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
-COMMIT_SECONDS = 0.05
-"""So long a hand-out may wait until it is written to the journal; merges do not wait."""
 GOODBYE_SECONDS = 2.0
 """How long agents have to take in that the job is over."""
 JOB_DONE_SHARE = 100
@@ -138,7 +136,6 @@ class Server:
         self._progress: Progress | None = None
         self._journal: Journal | None = None
         self._recorder: Recorder | None = None
-        self._commit_due = False
         self.replaying = False
         """Whether hooks are being called again as the journal tells."""
         self._perform = self._table()
@@ -273,6 +270,7 @@ class Server:
             handed_out=replay.handed_out,
             exhausted=replay.exhausted,
             now=self._loop.now(),
+            grace=RETURN_GRACE_S if self._helper is None else 0.0,  # its nodes end with it
         )
         if replay.handed_out:
             log.info(
@@ -335,7 +333,8 @@ class Server:
                 return True
             if not (more or self._changed):  # job_done has said no, and new_data had nothing
                 more = self._scheduler.reclaim()
-            self._commit_soon()
+            if self._journal is not None:
+                self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             self._tick(now)
@@ -350,18 +349,6 @@ class Server:
         if self._farm.tick(listened_at):
             self._changed = True
         self._throttle()
-
-    def _commit_soon(self) -> None:
-        """See that hand-outs are on the disk, too, if no merge takes them along before long."""
-        journal = self._journal
-        if journal is not None and journal.waiting and not self._commit_due:
-            self._commit_due = True
-            self._loop.call_in(COMMIT_SECONDS, self._commit)
-
-    def _commit(self) -> None:
-        self._commit_due = False
-        if self._journal is not None:
-            self._journal.commit()
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""

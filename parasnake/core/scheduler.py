@@ -352,13 +352,14 @@ class Scheduler:
         handed_out: int,
         exhausted: bool,
         now: float,
+        grace: float = RETURN_GRACE_S,
     ) -> None:
         """Go on with a job that another server has begun, before any node joins.
 
         Parameters
         ----------
         tasks: handed out and not settled; they keep their ids and owners. Each waits for its owner,
-            which may still compute it, until that has returned without it or ``RETURN_GRACE_S``
+            which may still compute it, until that has returned without it or ``grace`` seconds
             have passed. One without a payload could not be sent, and fails again
         forgotten: those that wait for the user to hand out their data again
         handed_out: how many tasks ``new_data`` has given
@@ -372,7 +373,7 @@ class Scheduler:
             self._owe(task)
             if task.payload:
                 self._awaiting[task.id] = (task, task.owner)
-                self._grace_over_at = now + RETURN_GRACE_S
+                self._grace_over_at = now + grace
             else:
                 self._fail(task, task.owner, "its data cannot be sent", "")
         for task in forgotten:

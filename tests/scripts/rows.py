@@ -8,7 +8,7 @@ from pathlib import Path
 from parasnake import Parasnake
 
 app = Parasnake("rows")
-WIDTH, HEIGHT, DEPTH = 60, 150, 200
+WIDTH, HEIGHT, DEPTH = 160, 600, 255
 image: dict[int, bytes] = {}
 
 
