@@ -261,7 +261,7 @@ class Channel(Link):
     @property
     def receiving(self) -> bool:
         """Whether the worker is in the middle of an answer."""
-        return self._reader.inside
+        return self._reader.unfinished
 
     def drain(self) -> None:
         """Read what a dead worker had written; its end is not told."""

@@ -410,11 +410,6 @@ class MessageReader:
         """Where the next bytes belong, if a long payload is being received."""
         return self._long.free if self._long else None
 
-    @property
-    def inside(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return bool(self._rest) or self._long is not None
-
     def filled(self, count: int) -> list[Any]:
         """Take note that the first ``count`` bytes of ``target`` have been filled."""
         long = self._long
