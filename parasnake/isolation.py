@@ -178,7 +178,7 @@ def let_output_through() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(line_buffering=True)
+            reconfigure(line_buffering=True, write_through=False)  # in one piece
 
 
 def reseed_random_generators() -> None:

@@ -151,9 +151,9 @@ def test_a_long_payload_is_received_straight_into_its_own_memory() -> None:
     reader = MessageReader(TO_WORKER)
     assert reader.target is None
     assert reader.feed(head[:5]) == []
-    assert reader.inside
+    assert reader.unfinished
     assert reader.feed(head[5:] + payload[:10]) == []
-    assert reader.inside
+    assert reader.unfinished
 
     target = reader.target
     assert target is not None
@@ -167,7 +167,7 @@ def test_a_long_payload_is_received_straight_into_its_own_memory() -> None:
     assert plain(found) == plain(message)
     assert found[-1][0].obj is target.obj
     assert reader.target is None
-    assert not reader.inside
+    assert not reader.unfinished
 
 
 def test_a_long_message_may_begin_byte_by_byte() -> None:
