@@ -1,4 +1,4 @@
-"""A node whose cable is pulled: a network namespace whose link goes down, so that no reset ever arrives."""
+"""A node whose cable is pulled: its link goes down, so that no reset ever arrives."""
 
 from __future__ import annotations
 
