@@ -203,6 +203,11 @@ class Journal:
         self._is_quiet = False
         self._broken = False
         with contextlib.ExitStack() as opened:
+            if path.exists() and path.stat().st_nlink > 1:
+                raise ConfigurationError(
+                    f"journal {path}: it has more than one name (hard links), and two servers could "
+                    "use it at a time without noticing; copy it"
+                )
             lock = opened.enter_context(contextlib.closing(_connect(_lock_file(path), 0.0)))
             _take(lock, path)
             self._connection = opened.enter_context(
@@ -366,7 +371,8 @@ def _unescaped(mount: str) -> str:
 
 
 def _lock_file(path: Path) -> Path:
-    return path.with_name(path.name + "-lock")
+    real = path.resolve()  # a link to a journal is the same journal
+    return real.with_name(real.name + "-lock")
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
