@@ -148,11 +148,12 @@ class NodeJoined(NamedTuple):
 
 
 class NodeDied(NamedTuple):
-    """Step: tell that a worker process has died."""
+    """Step: tell that a worker process has died; ``output`` is what it printed last, for people."""
 
     peer: Peer
     node: NodeKey
     reason: str
+    output: str
 
 
 Step = (
@@ -269,8 +270,8 @@ class Farm:
                 self._ready(peer, node)
             case AskInit(node):
                 self._ask_init(peer, node)
-            case NodeGone(node, reason):
-                self._node_gone(peer, node, reason)
+            case NodeGone():
+                self._node_gone(peer, message)
             case Goodbye(reason, remote):
                 self._steps.append(Drop(peer.id))
                 self._remove(peer, Loss.LEFT, reason, remote)
@@ -407,13 +408,15 @@ class Farm:
                 self._steps.append(Send(peer_id, Taken(count)))
         self._safe_at = None
 
-    def _node_gone(self, peer: Peer, node: NodeKey, reason: str) -> None:
+    def _node_gone(self, peer: Peer, message: NodeGone) -> None:
+        node, reason = message.node, message.reason
         self._own(peer, node)
         if node not in peer.nodes:
             return  # it had not been ready
         del peer.nodes[node]
-        self._steps.append(NodeDied(peer, node, reason))
-        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}")
+        output = as_last_lines(message.output)
+        self._steps.append(NodeDied(peer, node, reason, output))
+        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}", output)
 
     def _own(self, peer: Peer, node: NodeKey) -> None:
         known = self.scheduler.nodes.get(node)
@@ -462,6 +465,15 @@ class Farm:
         self._steps = deque(step for step in self._steps if not isinstance(step, CallInit))
         self._steps += [Send(peer_id, self._quit) for peer_id in self._peers]
         return dropped
+
+
+def as_last_lines(output: str) -> str:
+    """Introduce and indent what a worker printed last, if it printed anything."""
+    if not output:
+        return ""
+    return "the last lines that it printed:\n" + "\n".join(
+        f"    {line}" for line in output.splitlines()
+    )
 
 
 def differences(

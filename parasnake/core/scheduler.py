@@ -427,7 +427,10 @@ class Scheduler:
             self._grace_over_at = None
 
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
-        """A node is gone; returns how many tasks it had open."""
+        """A node is gone; returns how many tasks it had open.
+
+        ``remote`` is more about it, for a task that has failed for good by that.
+        """
         node = self._nodes.pop(key)
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
@@ -453,7 +456,7 @@ class Scheduler:
             elif task.running is None and not self._is_users(task, node):
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
-                    self._steps.append(Retry(task, node.key, reason, remote))
+                    self._steps.append(Retry(task, node.key, reason, ""))
         self._put_back(again, first=True)
 
     def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:

@@ -205,10 +205,16 @@ def test_a_worker_that_died_is_replaced_and_the_server_knows() -> None:
     crew.worker_gone(A, "signal 11")
     assert steps(crew) == [
         WorkerDied(A, "signal 11", busy=True),
-        ToServer(NodeGone(A, "signal 11")),
+        ToServer(NodeGone(A, True, "signal 11", "")),
         StartWorker(0),
     ]
     assert not crew.workers
+
+
+def test_what_it_printed_last_goes_to_the_server() -> None:
+    crew = at_work()
+    crew.worker_gone(A, "signal 11", "row 7")
+    assert ToServer(NodeGone(A, True, "signal 11", "row 7")) in steps(crew)
 
 
 def test_a_worker_may_also_die_of_boredom() -> None:
@@ -245,6 +251,16 @@ def test_a_worker_that_died_before_it_was_ready_is_started_again() -> None:
     steps(crew)
     crew.worker_gone(A, "signal 9")
     assert steps(crew) == [WorkerDied(A, "signal 9", busy=False), StartWorker(0)]
+
+
+def test_what_it_printed_last_says_why_an_agent_gives_up() -> None:
+    crew = welcomed()
+    for _ in range(MAX_FAILED_STARTS):
+        crew.started(0, A)
+        crew.worker_gone(A, "signal 11", "no such library")
+    assert ToServer(Goodbye("workers cannot start here: signal 11", "no such library")) in steps(
+        crew
+    )
 
 
 def test_a_worker_that_cannot_begin_is_ended_and_started_again() -> None:
@@ -404,10 +420,17 @@ def test_a_worker_whose_task_takes_too_long_is_ended_and_replaced() -> None:
     assert steps(crew) == [
         EndWorker(A),
         WorkerDied(A, TOO_LONG, True),
-        ToServer(NodeGone(A, TOO_LONG)),
+        ToServer(NodeGone(A, True, TOO_LONG, "")),
         StartWorker(0),
     ]
     assert crew.deadline == 131.0
+
+
+def test_what_such_a_worker_printed_last_is_told() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.tick(130.0, {A: "row 7"}.__getitem__)
+    assert ToServer(NodeGone(A, True, TOO_LONG, "row 7")) in steps(crew)
 
 
 def test_several_that_take_too_long() -> None:
