@@ -425,6 +425,8 @@ class Agent:
         self._crew.worker_gone(node, text, output)
 
     def _end_worker(self, step: steps.EndWorker) -> None:
+        if step.reason:
+            log.debug("%s: a worker was ended: %s", self._name, step.reason)
         self._dismiss(step.node)
 
     def _dismiss(self, node: NodeKey) -> None:

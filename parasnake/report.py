@@ -194,6 +194,7 @@ class Reporter:
         farm.AgentLeft,
         farm.NodeJoined,
         farm.NodeDied,
+        farm.NodeEnded,
         scheduler.Retry,
         scheduler.SetAside,
         scheduler.Reclaimed,
@@ -224,6 +225,8 @@ class Reporter:
                 self._tally.note_death(reason)
                 cause = f"{reason}; {output}" if output else reason
                 log.warning("%s: a worker on %s died: %s", self._name, peer.name, cause)
+            case farm.NodeEnded(peer, node):
+                log.debug("%s: node %s of %s ended", self._name, NodeId(bytes=node), peer.name)
             case scheduler.Retry():
                 self._retry(step)
             case scheduler.SetAside(node, _, failures, seconds, reason):

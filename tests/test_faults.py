@@ -633,6 +633,35 @@ class TestLostAgents:
         assert f"pid {agent.pid}" in error
 
 
+class TestSlowNodes:
+    def test_the_last_task_sits_on_a_slow_one(self, start: Start, tmp_path: Path) -> None:
+        server, node = serve(start, "uneven.py")
+        slow = start("uneven.py", *node, SLOW="yes")
+        wait_until(lambda: started(tmp_path))
+        fast = start("uneven.py", *node)
+        assert (server.wait(), slow.wait(), fast.wait()) == (0, 0, 0), server.err
+        assert server.out.splitlines()[-1] == "finished [0, 1, 2, 3, 4, 5]"
+        assert "0 retries" in server.err.splitlines()[-1]
+        wait_until(lambda: gone(slow))
+
+    def test_what_it_computes_in_vain_is_ended(self, start: Start, tmp_path: Path) -> None:
+        server, node = serve(start, "uneven.py", "--stay")
+        slow = start("uneven.py", *node, "-v", SLOW="yes")
+        (in_vain,) = wait_until(lambda: started(tmp_path))
+        fast = start("uneven.py", *node)
+        wait_until(lambda: server.out.count("merged") == 6)
+        wait_until(lambda: in_vain not in {process.pid for process in left_of(slow.pid)})
+        wait_until(lambda: len(left_of(slow.pid)) == 2)  # its agent, and another worker
+        (tmp_path / "end").touch()
+        assert (server.wait(), slow.wait(), fast.wait()) == (0, 0, 0), server.err
+        assert server.out.splitlines()[-1] == "finished [0, 1, 2, 3, 4, 5]"
+        assert "a worker was ended: what it computed is not wanted any more" in slow.err
+        for text in (server.err, slow.err):
+            assert "WARNING" not in text
+            assert "died" not in text
+        assert "0 retries" in server.err.splitlines()[-1]
+
+
 class TestSignalsAtTheServer:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_nodes_are_sent_home(self, start: Start, tmp_path: Path, number: int) -> None:

@@ -89,9 +89,10 @@ class StartWorker(NamedTuple):
 
 
 class EndWorker(NamedTuple):
-    """Step: end this worker's process and whatever it started."""
+    """Step: end this worker's process and whatever it started; ``reason`` is for the log, if any."""
 
     node: NodeKey
+    reason: str = ""
 
 
 class Joined(NamedTuple):
@@ -202,7 +203,7 @@ class Crew:
             case Want(node, task, attempt):
                 self._wanted(node, (task, attempt))
             case Cancel(node, task, attempt):
-                self._forget(node, (task, attempt))
+                self._cancel(node, (task, attempt))
             case Taken(answers):
                 self._take(answers)
             case _:
@@ -266,6 +267,17 @@ class Crew:
         answer = worker.answered.get(sending) if worker is not None else None
         if answer is not None:
             self._send_answer(node, sending, answer)
+
+    def _cancel(self, node: NodeKey, sending: Sending) -> None:
+        """If a worker is computing just that, it is ended; what only waits for it is left to it."""
+        self._forget(node, sending)
+        worker = self._workers.get(node)
+        if worker is None or not self._replace or next(iter(worker.open), None) != sending:
+            return
+        del self._workers[node]
+        self._steps.append(EndWorker(node, "what it computed is not wanted any more"))
+        self._say(NodeGone(node, False, "", ""))
+        self._steps.append(StartWorker(worker.slot))
 
     def _forget(self, node: NodeKey, sending: Sending) -> None:
         worker = self._workers.get(node)

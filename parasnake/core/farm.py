@@ -37,7 +37,7 @@ from .messages import (
     Want,
     Welcome,
 )
-from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler
+from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler, Withdraw
 from .scheduler import Step as SchedulerStep
 
 HEARTBEATS_PER_TIMEOUT = 3
@@ -156,6 +156,13 @@ class NodeDied(NamedTuple):
     output: str
 
 
+class NodeEnded(NamedTuple):
+    """Step: tell that a worker was ended because what it computed was not wanted any more."""
+
+    peer: Peer
+    node: NodeKey
+
+
 Step = (
     SchedulerStep
     | Send
@@ -166,6 +173,7 @@ Step = (
     | AgentLeft
     | NodeJoined
     | NodeDied
+    | NodeEnded
 )
 
 
@@ -367,10 +375,11 @@ class Farm:
         wanted = self.scheduler.join(node, peer.id, held)
         self._steps.append(NodeJoined(peer, node))
         for holding, is_wanted in zip(held, wanted, strict=True):
-            if holding.finished:
-                answer = Want if is_wanted else Cancel
-                message = answer(node, holding.task, holding.attempt)
-                self._steps.append(Send(peer.id, message))
+            named = node, holding.task, holding.attempt
+            if is_wanted and holding.finished:
+                self._steps.append(Send(peer.id, Want(*named)))
+            elif not is_wanted and (holding.finished or not self.job.policy.by_node):
+                self._steps.append(Send(peer.id, Cancel(*named)))
 
     def _take_over(self, peer: Peer, node: NodeKey) -> None:
         """An agent may be back before the end of its old connection has come."""
@@ -414,6 +423,10 @@ class Farm:
         if node not in peer.nodes:
             return  # it had not been ready
         del peer.nodes[node]
+        if not message.died:
+            self._steps.append(NodeEnded(peer, node))
+            self.scheduler.lose(node, Loss.LEFT, reason)
+            return
         output = as_last_lines(message.output)
         self._steps.append(NodeDied(peer, node, reason, output))
         self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}", output)
@@ -445,6 +458,8 @@ class Farm:
         step = self.scheduler.next_step() if self._quit is None else None
         if isinstance(step, Assign):
             return self.sending(step)
+        if isinstance(step, Withdraw):
+            return Send(step.node.peer, Cancel(step.node.key, step.task, step.attempt))
         return step
 
     @staticmethod

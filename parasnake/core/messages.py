@@ -209,7 +209,7 @@ class Taken(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Server to agent: the answer to this attempt is no longer wanted."""
+    """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended."""
 
     node: NodeKey
     task: TaskId

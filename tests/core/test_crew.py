@@ -166,9 +166,55 @@ def test_a_task_of_a_worker_that_has_died_is_dropped() -> None:
     assert steps(crew) == []
 
 
-def test_a_cancelled_task_is_computed_all_the_same() -> None:
+CANCEL = Cancel(A, TaskId(3), Attempt(1))
+NOT_WANTED = "what it computed is not wanted any more"
+
+
+def test_a_worker_whose_task_is_cancelled_is_ended_and_replaced() -> None:
     crew = at_work()
-    crew.message(Cancel(A, TaskId(3), Attempt(1)))
+    crew.message(TASK)
+    crew.message(TASK._replace(task=TaskId(4)))
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == [
+        EndWorker(A, NOT_WANTED),
+        ToServer(NodeGone(A, False, "", "")),
+        StartWorker(0),
+    ]
+    assert A not in crew.workers
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
+
+
+def test_one_whose_task_waits_or_is_answered_is_not() -> None:
+    crew = at_work()
+    crew.message(CANCEL)
+    crew.message(TASK._replace(task=TaskId(2)))
+    crew.message(TASK)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    crew.worker_message(A, RESULT)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    assert [sending[0] for sending in crew.workers[A].answered] == [2]
+
+
+def test_nor_one_that_could_not_be_replaced() -> None:
+    crew = at_work(replace=False)
+    crew.message(TASK)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    crew.worker_message(A, RESULT)
+    assert steps(crew) == [ToServer(RESULT)]
+
+
+def test_a_worker_that_has_died_cannot_be_ended() -> None:
+    crew = welcomed()
+    crew.message(CANCEL)
     assert steps(crew) == []
 
 

@@ -18,6 +18,7 @@ from parasnake.core.farm import (
     Farm,
     Job,
     NodeDied,
+    NodeEnded,
     NodeJoined,
     Send,
     Step,
@@ -27,6 +28,7 @@ from parasnake.core.ids import Attempt, JobId, NodeKey, PeerId, TaskId
 from parasnake.core.messages import (
     PROTOCOL_VERSION,
     AskInit,
+    Cancel,
     Failure,
     FailureKind,
     Goodbye,
@@ -363,6 +365,28 @@ def test_what_a_dead_worker_printed_last_is_told_with_its_death_and_with_the_end
     assert isinstance(fail, Fail)
     assert fail.remote == printed
     assert fail.reason.endswith("died: signal 11")
+
+
+SPECULATE = replace(JOB, policy=Policy(speculate=True))
+
+
+def test_a_node_that_computes_in_vain_hears_of_it_and_its_end_is_no_death() -> None:
+    farm = farm_with(ONE, TWO, nodes=(A,), job=SPECULATE)
+    farm.message(TWO, Ready(B))
+    farm.tick(1.0)
+    steps(farm, SQUARE, SQUARE)
+    farm.message(TWO, Result(B, TaskId(1), Attempt(0), 1.0, (b"4",)))
+    steps(farm)
+    farm.tick(4.0)
+    assert Send(TWO, Task(B, TaskId(0), Attempt(1), SQUARE)) in steps(farm)
+    farm.message(TWO, Result(B, TaskId(0), Attempt(1), 1.0, (b"4",)))
+    merge, cancel, *_ = steps(farm)
+    assert isinstance(merge, Merge)
+    assert cancel == Send(ONE, Cancel(A, TaskId(0), Attempt(0)))
+    farm.message(ONE, NodeGone(A, False, "", ""))
+    assert steps(farm)[0] == NodeEnded(farm.peers[ONE], A)
+    farm.message(ONE, Ready(C))
+    assert list(farm.scheduler.nodes) == [B, C]
 
 
 def test_a_worker_that_died_before_it_was_ready_is_nobodys_business() -> None:
