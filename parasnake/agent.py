@@ -11,11 +11,12 @@ import platform
 import random
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parasnake import __version__, net, processes, worker
+from parasnake import __version__, batch, net, processes, worker
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core import crew as steps
@@ -23,6 +24,7 @@ from parasnake.core.crew import Crew
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.messages import PROTOCOL_VERSION, Heartbeat, Hello, Message, Result
 from parasnake.core.session import Session
+from parasnake.death import Death
 from parasnake.errors import (
     ConnectError,
     Interrupted,
@@ -34,6 +36,7 @@ from parasnake.errors import (
 )
 from parasnake.links import Channel, Connection
 from parasnake.loop import READ, Loop, Timer
+from parasnake.output import Printed, outlets_of
 from parasnake.worker import NodeHooks
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ GOODBYE_SECONDS = 2.0
 """How long the last message may take to go out."""
 END_SECONDS = 1.0
 """How long an idle worker may take to end by itself."""
+OUTPUT_SECONDS = 2.0
+"""How long whoever reads the output may take for the rest of it."""
 MAX_UNSENT_BYTES = 1 << 26
 """With more results than this waiting for the network, workers are not read."""
 HOST_LETTERS = 100
@@ -57,11 +62,14 @@ class WorkerProcess(Protocol):
     channel: socket.socket
     pidfd: int | None
 
-    def poll(self) -> object | None:
-        """How it died, in words, or None while it lives."""
+    def poll(self) -> Death | None:
+        """How it died, or None while it lives."""
 
-    def wait(self, timeout_s: float) -> object | None:
+    def wait(self, timeout_s: float) -> Death | None:
         """Wait for its death."""
+
+    def take_output(self) -> tuple[int, int] | None:
+        """Hand over the pipes to what it prints, if they are the agent's business."""
 
     def kill(self) -> None:
         """End it and whatever it started."""
@@ -99,6 +107,7 @@ class ForkedStaff:
             workers_on_machine=self.size,
             closing=closing,
             on_boot_error=functools.partial(worker.report_broken, node),
+            pipe_output=True,
         )
         return node, child
 
@@ -109,6 +118,7 @@ class _Post:
 
     process: WorkerProcess
     channel: Channel
+    printed: Printed
 
 
 class Agent:
@@ -132,12 +142,15 @@ class Agent:
         self._key = key
         self._staff = staff
         self._server_address = config.server_address
+        self._started_at = time.time()
         self._loop = Loop()
         self._crew = self._new_crew()
         self._call: net.Call | None = None
         self._connection: Connection | None = None
         self._address = ""
         self._posts: dict[NodeKey, _Post] = {}
+        self._outlets = outlets_of(self._loop)
+        self._left_over: list[Printed] = []  # of workers that are gone, but not all they started
         self._pause = FIRST_PAUSE_S
         self._joined_at = 0.0
         self._give_up_at = 0.0
@@ -208,11 +221,14 @@ class Agent:
         for node, post in self._posts.items():
             if self._paused or post.channel.receiving:
                 self._crew.answering(node, listened_at)
-        self._crew.tick(listened_at)
+        self._crew.tick(listened_at, lambda node: self._posts[node].printed.last_lines())
 
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
-        self._go(str(error), error)
+        limit = ""
+        if number == signal.SIGTERM:
+            limit = batch.time_limit(os.environ, now=time.time(), started=self._started_at)
+        self._go(f"{error}: {limit}" if limit else str(error), error)
 
     def _go(self, reason: str, error: ParasnakeError | None) -> None:
         if self._crew.welcome is not None:
@@ -387,7 +403,8 @@ class Agent:
             on_messages=lambda messages: self._from_worker(node, messages),
             on_end=lambda reason, error: self._worker_ended(node, reason, error),
         )
-        self._posts[node] = _Post(process, channel)
+        printed = Printed(self._loop, self._outlets, process.take_output())
+        self._posts[node] = _Post(process, channel, printed)
         if process.pidfd is not None:
             self._loop.watch(process.pidfd, READ, lambda _: self._worker_ended(node, "", None))
         self._crew.started(step.slot, node)
@@ -400,11 +417,16 @@ class Agent:
         death = post.process.wait(END_SECONDS)
         if isinstance(error, ProtocolError):
             reason = f"it broke the protocol: {error}"
-        text = str(death) if death is not None else f"it has closed its channel ({reason})"
+        text = f"it has closed its channel ({reason})"
+        if death is not None:
+            text = death.in_full
+        output = post.printed.last_lines()
         self._dismiss(node)
-        self._crew.worker_gone(node, text)
+        self._crew.worker_gone(node, text, output)
 
     def _end_worker(self, step: steps.EndWorker) -> None:
+        if step.reason:
+            log.debug("%s: a worker was ended: %s", self._name, step.reason)
         self._dismiss(step.node)
 
     def _dismiss(self, node: NodeKey) -> None:
@@ -414,6 +436,8 @@ class Agent:
                 self._loop.watch(post.process.pidfd, 0, lambda _: None)
             post.channel.close()
             post.process.close()
+            post.printed.last_lines()
+            self._left_over = [p for p in (*self._left_over, post.printed) if p.is_open]
 
     def _joined(self, step: steps.Joined) -> None:
         size = self._staff.size
@@ -494,6 +518,15 @@ class Agent:
             post.process.wait(max(0.0, until - self._loop.now()))
         for node in list(self._posts):
             self._dismiss(node)
+        self._finish_output()
+
+    def _finish_output(self) -> None:
+        """Whoever reads our output has a moment to take what is left of that of the workers."""
+        until = self._loop.now() + OUTPUT_SECONDS
+        while any(printed.unwritten for printed in self._left_over) and self._loop.now() < until:
+            self._loop.wait(until)
+        for printed in self._left_over:
+            printed.close()
 
 
 def _text(error: Exception) -> str:

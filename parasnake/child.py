@@ -84,15 +84,22 @@ class BootRecord:
 
 
 def forked(
-    entry: Entry, channel: socket.socket, conditions: Conditions, closing: Iterable[Closable]
+    entry: Entry,
+    channel: socket.socket,
+    conditions: Conditions,
+    closing: Iterable[Closable],
+    output: tuple[int, int] | None,
 ) -> NoReturn:
     """Live as a forked child: prepare, call ``entry(channel)``, leave.
 
     ``closing`` are the objects of the parent whose descriptors the child must not hold. They are
-    closed as objects, so that none of them can close a later file that got its number.
+    closed as objects, so that none of them can close a later file that got its number. ``output``
+    are the pipes that become standard output and standard error.
     """
     status = BOOT_FAILED
     try:
+        for stream, descriptor in enumerate(output or (), start=1):
+            os.dup2(descriptor, stream)
         with suppress(OSError):
             os.setpgid(0, 0)
         shed = partial(_shed_inheritance, entry, channel, closing, conditions)
@@ -127,6 +134,7 @@ def _live(channel: socket.socket, conditions: Conditions, boot: Callable[[], Ent
         os.register_at_fork(after_in_child=channel.close)
         if runs_user_code:
             isolation.hear_in_forks()
+            isolation.tell_of_crashes()
         entry = boot()
         if runs_user_code:
             # A script may have set handlers and seeds of its own while it was loaded.

@@ -24,6 +24,8 @@ class Death:
         process counts from the size of its parent when it was started, so there it is an upper
         bound. ``None`` if it is not known
     out_of_memory: whether the kernel most likely killed it because memory ran out
+    memory_limit_bytes: the limit of its control group, set by a batch system, say; ``None`` if there
+        is none. Only for a death by ``out_of_memory``
 
     Exit status and signal are both ``None`` when other code in this process (a bare ``os.wait()``,
     an ignored SIGCHLD) has taken the news away.
@@ -33,16 +35,23 @@ class Death:
     signal_number: int | None
     peak_memory_bytes: int | None = None
     out_of_memory: bool = False
+    memory_limit_bytes: int | None = None
 
     @classmethod
     def from_wait_status(
-        cls, status: int, *, peak_memory_bytes: int, out_of_memory: bool = False
+        cls,
+        status: int,
+        *,
+        peak_memory_bytes: int,
+        out_of_memory: bool = False,
+        memory_limit_bytes: int | None = None,
     ) -> Death:
         """Read the status word of the ``os.wait`` family."""
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return cls(code, None, peak_memory_bytes)
-        return cls(None, -code, peak_memory_bytes, out_of_memory)
+        limit = memory_limit_bytes if out_of_memory else None
+        return cls(None, -code, peak_memory_bytes, out_of_memory, limit)
 
     def __str__(self) -> str:
         if self.exit_status is not None:
@@ -55,7 +64,21 @@ class Death:
                 ", most likely because memory ran out:"
                 " the kernel's count of out-of-memory kills rose"
             )
+        if self.memory_limit_bytes is not None:
+            text += f", and the limit of its control group is {_size(self.memory_limit_bytes)}"
         return text
+
+    @property
+    def in_full(self) -> str:
+        """The cause, and the most memory that the process held."""
+        if self.peak_memory_bytes is None:
+            return str(self)
+        return f"{self}; its peak memory was {_size(self.peak_memory_bytes)}"
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes for people: ``45 MB``, ``2.1 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 999_500_000 else f"{count / 1e6:.0f} MB"
 
 
 def _signal_name(number: int) -> str:
@@ -87,6 +110,15 @@ class MemoryWatch:
         self._counter = _find_counter(proc)
         self._kills_before = self._unexplained_kills()
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """The lowest memory limit of this process's control group and those above it."""
+        if self._counter is None:
+            return None
+        folders = (self._counter.parent, *self._counter.parent.parents)
+        limits = [_read_limit(folder / name) for folder in folders for name in _LIMITS]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def explains_a_kill(self) -> bool:
         """Say whether a SIGKILL seen just now was most likely the kernel's; ask once for each."""
         if self._counter is None or self._unexplained_kills() <= self._kills_before:
@@ -98,6 +130,18 @@ class MemoryWatch:
         if self._counter is None:
             return 0
         return (_read_kills(self._counter) or 0) - self._explained[self._counter]
+
+
+_LIMITS = "memory.max", "memory.limit_in_bytes"
+_NO_LIMIT = 1 << 60  # version 1 has a huge number for "none"
+
+
+def _read_limit(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() and int(text) < _NO_LIMIT else None
 
 
 def _find_counter(proc: Path) -> Path | None:

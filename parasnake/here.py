@@ -24,6 +24,7 @@ from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeKey
 from parasnake.core.messages import Buffer
+from parasnake.death import Death
 from parasnake.errors import ConnectionLostError, ParasnakeError
 from parasnake.worker import NodeHooks, Worker
 
@@ -300,12 +301,16 @@ class _Caller:
         """Lend it to the agent."""
         return self.node, self
 
-    def poll(self) -> object | None:
+    def poll(self) -> Death | None:
         """Nothing is known of its death but that the channel closes."""
         return None
 
-    def wait(self, timeout_s: float) -> object | None:
+    def wait(self, timeout_s: float) -> Death | None:
         """Nothing is known of its death, and nobody waits for it."""
+        return None
+
+    def take_output(self) -> tuple[int, int] | None:
+        """What it prints is its own business."""
         return None
 
     def kill(self) -> None:

@@ -6,6 +6,7 @@ Each function here changes the process that calls it, before the child's entry r
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import random
 import select
@@ -21,6 +22,7 @@ from typing import Any
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it has no types
 
 _PR_SET_PDEATHSIG = 1
+STDERR = 2
 
 # What a batch system or a terminal sends to every process of a job.
 _FOR_THE_PARENT_ONLY = ("SIGINT", "SIGTERM")
@@ -179,6 +181,12 @@ def let_output_through() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, write_through=False)  # in one piece
+
+
+def tell_of_crashes() -> None:
+    """Have a traceback written to standard error for a segmentation fault and the like."""
+    if not faulthandler.is_enabled():  # the user may have said where it shall go
+        faulthandler.enable(STDERR)
 
 
 def reseed_random_generators() -> None:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it has no types
 
@@ -84,9 +84,16 @@ class Child:
     pidfd: a descriptor that can be read once the child has died, ``None`` where the system has none
     """
 
-    def __init__(self, pid: int, channel: socket.socket, memory_watch: MemoryWatch) -> None:
+    def __init__(
+        self,
+        pid: int,
+        channel: socket.socket,
+        memory_watch: MemoryWatch,
+        output: tuple[int, int] | None = None,
+    ) -> None:
         self.pid = pid
         self.channel = channel
+        self._output = output
         self.pidfd = _open_pidfd(pid)
         self._memory_watch = memory_watch
         self._killed_by_us = False
@@ -116,6 +123,14 @@ class Child:
                 time.sleep(min(pause_s, left_s))
                 pause_s = min(2 * pause_s, 0.05)
         return self._death
+
+    def take_output(self) -> tuple[int, int] | None:
+        """Hand over the ends of the pipes to its standard output and error; the caller closes them.
+
+        There are some if it was started with ``pipe_output``, and they can be taken once.
+        """
+        output, self._output = self._output, None
+        return output
 
     def terminate(self) -> None:
         """Ask an agent to leave, by SIGTERM; a worker takes no notice."""
@@ -156,6 +171,7 @@ class Child:
             status,
             peak_memory_bytes=peak_memory_bytes(usage.ru_maxrss),
             out_of_memory=self._memory_killed(status),
+            memory_limit_bytes=self._memory_watch.limit_bytes,
         )
 
     def _memory_killed(self, status: int) -> bool:
@@ -164,6 +180,8 @@ class Child:
 
     def _close_descriptors(self) -> None:
         self.channel.close()
+        for descriptor in self.take_output() or ():
+            os.close(descriptor)
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -213,6 +231,7 @@ def start(
     on_boot_error: BootErrorReport | None = None,
     parent_watch: ParentWatch | None = None,
     with_script: bool = True,
+    pipe_output: bool = False,
 ) -> Child:
     """Start a process that calls ``entry(channel)`` and ends when that returns.
 
@@ -238,6 +257,7 @@ def start(
         error
     parent_watch: how the child learns that its parent has died; ``None`` chooses
     with_script: for "spawn": load the user's script; needless where the entry does without it
+    pipe_output: give it pipes as standard output and error, see ``Child.take_output``
 
     Raises
     ------
@@ -256,28 +276,57 @@ def start(
     )
     memory_watch = MemoryWatch()
     parent_end, child_end = socket.socketpair()
+    pipes = None
     try:
         with child_end, _parents_signals_held_back():
+            pipes = _Pipes.open() if pipe_output else None
             if method == "fork":
-                pid = _fork(entry, child_end, conditions, (parent_end, *closing))
+                pid = _fork(entry, child_end, conditions, (parent_end, *closing), pipes)
             else:
                 loaded = script.find() if with_script else None
-                pid = _spawn(entry, child_end, conditions, parent_end, loaded)
+                pid = _spawn(entry, child_end, conditions, parent_end, loaded, pipes=pipes)
     except BaseException:
         parent_end.close()
+        for descriptor in pipes.ours if pipes else ():
+            os.close(descriptor)
         raise
+    finally:
+        for descriptor in pipes.theirs if pipes else ():
+            os.close(descriptor)
     parent_end.setblocking(False)
-    return Child(pid, parent_end, memory_watch)
+    return Child(pid, parent_end, memory_watch, pipes.ours if pipes else None)
+
+
+class _Pipes(NamedTuple):
+    """Standard output and standard error of a child: the ends to read and those to write."""
+
+    ours: tuple[int, int]
+    theirs: tuple[int, int]
+
+    @classmethod
+    def open(cls) -> _Pipes:
+        first = os.pipe()
+        try:
+            second = os.pipe()
+        except OSError:
+            for descriptor in first:
+                os.close(descriptor)
+            raise
+        return cls((first[0], second[0]), (first[1], second[1]))
 
 
 def _fork(
-    entry: Entry, channel: socket.socket, conditions: Conditions, closing: Iterable[Closable]
+    entry: Entry,
+    channel: socket.socket,
+    conditions: Conditions,
+    closing: Iterable[Closable],
+    pipes: _Pipes | None,
 ) -> int:
     # What stands in a buffer now would be written twice.
     flush_output()
     pid = os.fork()
     if pid == 0:
-        forked(entry, channel, conditions, closing)
+        forked(entry, channel, conditions, closing, pipes.theirs if pipes else None)
     # In both processes, so that neither can act before it is done.
     with suppress(OSError):
         os.setpgid(pid, pid)
@@ -290,15 +339,20 @@ def _spawn(
     conditions: Conditions,
     parent_end: socket.socket,
     loaded: script.Script | None,
+    *,
+    pipes: _Pipes | None,
 ) -> int:
     record = BootRecord(conditions, list(sys.argv), loaded, serialised(entry))
     data = framed(record)
     environment = dict(os.environ)
     if conditions.pool_size is not None:
         environment.update(pool_environment(conditions.pool_size))
+    out, err = pipes.theirs if pipes else (None, None)
     process = subprocess.Popen(
         _interpreter_command(channel.fileno()),
         stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
         env=environment,
         pass_fds=(channel.fileno(),),
         process_group=0,

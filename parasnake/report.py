@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,8 @@ LINE_SECONDS = 0.5
 FIRST_LOG_S, LAST_LOG_S = 10.0, 600.0
 """Without a terminal a line comes after this time, then ever more seldom up to the second one."""
 ONCE_A = 60.0
+MAX_CAUSES = 3
+"""So many different causes of workers' deaths are in the summary."""
 MAX_SOURCES = 100
 """With lines about so many sources in a minute, there are no others: addresses cost nothing."""
 
@@ -44,6 +47,8 @@ class Tally:
     nodes: int = 0
     lost_agents: int = 0
     dead_workers: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    """Of the deaths of workers."""
 
     def summary(self, now: float) -> str:
         """One line for the end of the job."""
@@ -58,7 +63,8 @@ class Tally:
         if self.lost_agents:
             parts.append(f"{self.lost_agents} {_plural('agent', self.lost_agents)} lost")
         if self.dead_workers:
-            parts.append(f"{self.dead_workers} {_plural('worker', self.dead_workers)} died")
+            dead = f"{self.dead_workers} {_plural('worker', self.dead_workers)} died"
+            parts.append(f"{dead} ({self._common_causes()})" if self.causes else dead)
         if self.replayed:
             parts.append(f"{self.replayed} known from the journal")
         if self.failed:
@@ -66,6 +72,17 @@ class Tally:
         if self.dropped:
             parts.append(f"{self.dropped} still running at the end, dropped")
         return ", ".join(parts)
+
+    def note_death(self, reason: str) -> None:
+        """A worker has died."""
+        self.dead_workers += 1
+        self.causes[reason.partition(";")[0].partition(": the kernel")[0]] += 1
+
+    def _common_causes(self) -> str:
+        causes = self.causes.most_common(MAX_CAUSES)
+        others = self.causes.total() - sum(count for _, count in causes)
+        texts = [f"{count} times {cause}" if count > 1 else cause for cause, count in causes]
+        return "; ".join([*texts, f"{others} otherwise"] if others else texts)
 
 
 def _plural(noun: str, count: int) -> str:
@@ -177,6 +194,7 @@ class Reporter:
         farm.AgentLeft,
         farm.NodeJoined,
         farm.NodeDied,
+        farm.NodeEnded,
         scheduler.Retry,
         scheduler.SetAside,
         scheduler.Reclaimed,
@@ -203,9 +221,12 @@ class Reporter:
             case farm.NodeJoined(peer, node):
                 self._tally.nodes += 1
                 log.debug("%s: node %s of %s", self._name, NodeId(bytes=node), peer.name)
-            case farm.NodeDied(peer, _, reason):
-                self._tally.dead_workers += 1
-                log.warning("%s: a worker on %s died: %s", self._name, peer.name, reason)
+            case farm.NodeDied(peer, _, reason, output):
+                self._tally.note_death(reason)
+                cause = f"{reason}; {output}" if output else reason
+                log.warning("%s: a worker on %s died: %s", self._name, peer.name, cause)
+            case farm.NodeEnded(peer, node):
+                log.debug("%s: node %s of %s ended", self._name, NodeId(bytes=node), peer.name)
             case scheduler.Retry():
                 self._retry(step)
             case scheduler.SetAside(node, _, failures, seconds, reason):

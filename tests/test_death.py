@@ -87,6 +87,13 @@ class TestDeath:
         assert child.poll() == Death(None, None)
         assert "unknown" in str(child.poll())
 
+    def test_in_full(self) -> None:
+        assert Death(None, None).in_full == str(Death(None, None))
+        assert Death(3, None, 45_400_000).in_full == (
+            "exited with status 3; its peak memory was 45 MB"
+        )
+        assert Death(3, None, 999_600_000).in_full.endswith(" 1.0 GB")
+
     def test_out_of_memory(self, run_script: RunScript, memory_group: Path) -> None:
         lines = run_script(
             """
@@ -116,7 +123,8 @@ class TestDeath:
             == [
                 "True True",
                 "killed by signal 9 (SIGKILL), most likely because memory ran out: "
-                "the kernel's count of out-of-memory kills rose",
+                "the kernel's count of out-of-memory kills rose, and the limit of its control group "
+                "is 200 MB",
                 "killed by signal 9 (SIGKILL)",
             ]
             * 2
@@ -175,12 +183,28 @@ class TestMemoryWatch:
         )
         self.check(tmp_path, proc, "fs/memory/job/memory.oom_control")
 
+    @pytest.mark.parametrize("name", ["memory.max", "memory.limit_in_bytes"])
+    def test_the_lowest_limit_of_all_groups_above_counts(self, tmp_path: Path, name: str) -> None:
+        self.counter(tmp_path, "fs/user/job/task/memory.events", 3)
+        proc = self.proc(
+            tmp_path,
+            cgroup="0::/user/job/task\n",
+            mountinfo="31 23 0:28 / $/fs rw,relatime shared:9 - cgroup2 cgroup2 rw\n",
+        )
+        watch = death.MemoryWatch(proc)
+        assert watch.limit_bytes is None
+        for folder, limit in (("task", "max"), ("", "9223372036854771712"), (".", "4000")):
+            (tmp_path / "fs/user/job" / folder / name).write_text(f"{limit}\n")
+        (tmp_path / "fs/user" / name).write_text("3000\n")
+        assert watch.limit_bytes == 3000
+
     def test_the_machine(self, tmp_path: Path) -> None:
         proc = self.proc(tmp_path, cgroup="0::/\n", mountinfo="", vmstat=3)
         self.check(tmp_path, proc, "proc/vmstat")
 
     def test_nothing_is_known(self, tmp_path: Path) -> None:
         assert not death.MemoryWatch(tmp_path).explains_a_kill()
+        assert death.MemoryWatch(tmp_path).limit_bytes is None
 
     def test_this_machine_has_a_counter(self) -> None:
         if sys.platform == "linux":

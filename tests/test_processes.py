@@ -87,10 +87,39 @@ class TestStart:
         monkeypatch.setattr(os, "fork", refuse)
         monkeypatch.setattr(subprocess, "Popen", refuse)
         before = entries.open_descriptors()
-        with pytest.raises(BlockingIOError):
-            processes.start(entries.stay, method=start_method)
+        for pipe_output in (False, True):
+            with pytest.raises(BlockingIOError):
+                processes.start(entries.stay, method=start_method, pipe_output=pipe_output)
         assert entries.open_descriptors() == before
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+    def test_no_descriptor_left_for_its_output(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pipe, ends = os.pipe, list[int]()
+
+        def one_only() -> tuple[int, int]:
+            if ends:
+                raise OSError("Too many open files")
+            ends.extend(pipe())
+            return ends[0], ends[1]
+
+        monkeypatch.setattr(os, "pipe", one_only)
+        before = entries.open_descriptors()
+        with pytest.raises(OSError, match="Too many"):
+            processes.start(entries.stay, method="fork", pipe_output=True)
+        assert entries.open_descriptors() == before
+
+    def test_its_output_can_be_piped(self, start_child: StartChild, start_method: Method) -> None:
+        child = start_child(entries.write_as_c_does, method=start_method, pipe_output=True)
+        output = child.take_output()
+        assert output is not None
+        assert child.take_output() is None
+        with os.fdopen(output[0], "rb") as out, os.fdopen(output[1], "rb") as err:
+            assert (out.read(), err.read()) == (b"out", b"err")
+
+    def test_pipes_that_nobody_has_taken_are_closed(self, start_method: Method) -> None:
+        before = entries.open_descriptors()
+        processes.start(entries.stay, method=start_method, pipe_output=True).close()
+        assert entries.open_descriptors() == before
 
     def test_windows_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "win32")

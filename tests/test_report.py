@@ -276,8 +276,35 @@ def test_nothing_at_info_for_every_node(reporter: Reporter, log: pytest.LogCaptu
     assert reporter._tally.nodes == 1
 
 
+def test_a_death_is_told_with_the_last_words(
+    reporter: Reporter, log: pytest.LogCaptureFixture
+) -> None:
+    reporter.tell(farm.NodeDied(peer(), NODE, "exited with status 7", "it printed:\n    row 7"))
+    assert lines(log) == [
+        (
+            "WARNING",
+            "squares: a worker on n1 (pid 77, 10.0.0.7:5000) died: exited with status 7; it printed:"
+            "\n    row 7",
+        )
+    ]
+
+
+def test_the_summary_has_the_causes_of_deaths() -> None:
+    tally = Tally(0.0)
+    for cause in (
+        *["killed by signal 11 (SIGSEGV); its peak memory was 26 MB"] * 3,
+        *["killed by signal 9 (SIGKILL), most likely because memory ran out: the kernel's ..."] * 2,
+        *("exited with status 1", "exited with status 2", "exited with status 3"),
+    ):
+        tally.note_death(cause)
+    assert (
+        "8 workers died (3 times killed by signal 11 (SIGSEGV); 2 times killed by signal 9 (SIGKILL), "
+        "most likely because memory ran out; exited with status 1; 2 otherwise)"
+    ) in tally.summary(1.0)
+
+
 def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
-    reporter.tell(farm.NodeDied(peer(), NODE, "killed by SIGSEGV"))
+    reporter.tell(farm.NodeDied(peer(), NODE, "killed by SIGSEGV", ""))
     reporter.tell(scheduler.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
     reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
     reporter.tell(scheduler.Reclaimed(1))

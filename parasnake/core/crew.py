@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,9 +89,10 @@ class StartWorker(NamedTuple):
 
 
 class EndWorker(NamedTuple):
-    """Step: end this worker's process and whatever it started."""
+    """Step: end this worker's process and whatever it started; ``reason`` is for the log, if any."""
 
     node: NodeKey
+    reason: str = ""
 
 
 class Joined(NamedTuple):
@@ -201,7 +203,7 @@ class Crew:
             case Want(node, task, attempt):
                 self._wanted(node, (task, attempt))
             case Cancel(node, task, attempt):
-                self._forget(node, (task, attempt))
+                self._cancel(node, (task, attempt))
             case Taken(answers):
                 self._take(answers)
             case _:
@@ -265,6 +267,17 @@ class Crew:
         answer = worker.answered.get(sending) if worker is not None else None
         if answer is not None:
             self._send_answer(node, sending, answer)
+
+    def _cancel(self, node: NodeKey, sending: Sending) -> None:
+        """If a worker is computing just that, it is ended; what only waits for it is left to it."""
+        self._forget(node, sending)
+        worker = self._workers.get(node)
+        if worker is None or not self._replace or next(iter(worker.open), None) != sending:
+            return
+        del self._workers[node]
+        self._steps.append(EndWorker(node, "what it computed is not wanted any more"))
+        self._say(NodeGone(node, False, "", ""))
+        self._steps.append(StartWorker(worker.slot))
 
     def _forget(self, node: NodeKey, sending: Sending) -> None:
         worker = self._workers.get(node)
@@ -370,8 +383,11 @@ class Crew:
         answer = worker.answered[sending] = Answer(message, data)
         self._send_answer(node, sending, answer)
 
-    def worker_gone(self, node: NodeKey, reason: str) -> None:
-        """A worker process has ended by itself; all that it said before has been passed on."""
+    def worker_gone(self, node: NodeKey, reason: str, output: str = "") -> None:
+        """A worker process has ended by itself; all that it said before has been passed on.
+
+        ``output`` is what it printed last.
+        """
         worker = self._workers.pop(node, None)
         if worker is None or self._leaving:
             return
@@ -379,10 +395,10 @@ class Crew:
         if not self._replace:
             self._leave(f"the worker is gone: {reason}", None)
         elif worker.ready:
-            self._say(NodeGone(node, reason))
+            self._say(NodeGone(node, True, reason, output))
             self._steps.append(StartWorker(worker.slot))
         else:
-            self.not_started(worker.slot, reason)
+            self.not_started(worker.slot, reason, output)
 
     # ---- time
 
@@ -398,10 +414,11 @@ class Crew:
         """An answer of this worker is on its way: its task takes no more time."""
         self._workers[node].begun_at = now
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, output_of: Callable[[NodeKey], str] = lambda _: "") -> None:
         """Time has passed: workers whose task takes too long are ended and replaced.
 
-        ``now`` must not be later than the last look at what the workers have said.
+        ``now`` must not be later than the last look at what the workers have said; ``output_of`` tells
+        what one of them printed last.
         """
         while not self._leaving and (deadline := self.deadline) is not None and now >= deadline:
             node = min(
@@ -411,7 +428,8 @@ class Crew:
             assert self._welcome is not None
             limit = self._welcome.task_timeout
             self._steps.append(EndWorker(node))
-            self.worker_gone(node, f"it was ended: task_timeout of {limit:g} s exceeded")
+            reason = f"it was ended: task_timeout of {limit:g} s exceeded"
+            self.worker_gone(node, reason, output_of(node))
 
     # ---- the end
 

@@ -37,7 +37,7 @@ from .messages import (
     Want,
     Welcome,
 )
-from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler
+from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler, Withdraw
 from .scheduler import Step as SchedulerStep
 
 HEARTBEATS_PER_TIMEOUT = 3
@@ -148,11 +148,19 @@ class NodeJoined(NamedTuple):
 
 
 class NodeDied(NamedTuple):
-    """Step: tell that a worker process has died."""
+    """Step: tell that a worker process has died; ``output`` is what it printed last, for people."""
 
     peer: Peer
     node: NodeKey
     reason: str
+    output: str
+
+
+class NodeEnded(NamedTuple):
+    """Step: tell that a worker was ended because what it computed was not wanted any more."""
+
+    peer: Peer
+    node: NodeKey
 
 
 Step = (
@@ -165,6 +173,7 @@ Step = (
     | AgentLeft
     | NodeJoined
     | NodeDied
+    | NodeEnded
 )
 
 
@@ -269,8 +278,8 @@ class Farm:
                 self._ready(peer, node)
             case AskInit(node):
                 self._ask_init(peer, node)
-            case NodeGone(node, reason):
-                self._node_gone(peer, node, reason)
+            case NodeGone():
+                self._node_gone(peer, message)
             case Goodbye(reason, remote):
                 self._steps.append(Drop(peer.id))
                 self._remove(peer, Loss.LEFT, reason, remote)
@@ -366,10 +375,11 @@ class Farm:
         wanted = self.scheduler.join(node, peer.id, held)
         self._steps.append(NodeJoined(peer, node))
         for holding, is_wanted in zip(held, wanted, strict=True):
-            if holding.finished:
-                answer = Want if is_wanted else Cancel
-                message = answer(node, holding.task, holding.attempt)
-                self._steps.append(Send(peer.id, message))
+            named = node, holding.task, holding.attempt
+            if is_wanted and holding.finished:
+                self._steps.append(Send(peer.id, Want(*named)))
+            elif not is_wanted and (holding.finished or not self.job.policy.by_node):
+                self._steps.append(Send(peer.id, Cancel(*named)))
 
     def _take_over(self, peer: Peer, node: NodeKey) -> None:
         """An agent may be back before the end of its old connection has come."""
@@ -407,13 +417,19 @@ class Farm:
                 self._steps.append(Send(peer_id, Taken(count)))
         self._safe_at = None
 
-    def _node_gone(self, peer: Peer, node: NodeKey, reason: str) -> None:
+    def _node_gone(self, peer: Peer, message: NodeGone) -> None:
+        node, reason = message.node, message.reason
         self._own(peer, node)
         if node not in peer.nodes:
             return  # it had not been ready
         del peer.nodes[node]
-        self._steps.append(NodeDied(peer, node, reason))
-        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}")
+        if not message.died:
+            self._steps.append(NodeEnded(peer, node))
+            self.scheduler.lose(node, Loss.LEFT, reason)
+            return
+        output = as_last_lines(message.output)
+        self._steps.append(NodeDied(peer, node, reason, output))
+        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}", output)
 
     def _own(self, peer: Peer, node: NodeKey) -> None:
         known = self.scheduler.nodes.get(node)
@@ -442,6 +458,8 @@ class Farm:
         step = self.scheduler.next_step() if self._quit is None else None
         if isinstance(step, Assign):
             return self.sending(step)
+        if isinstance(step, Withdraw):
+            return Send(step.node.peer, Cancel(step.node.key, step.task, step.attempt))
         return step
 
     @staticmethod
@@ -462,6 +480,15 @@ class Farm:
         self._steps = deque(step for step in self._steps if not isinstance(step, CallInit))
         self._steps += [Send(peer_id, self._quit) for peer_id in self._peers]
         return dropped
+
+
+def as_last_lines(output: str) -> str:
+    """Introduce and indent what a worker printed last, if it printed anything."""
+    if not output:
+        return ""
+    return "the last lines that it printed:\n" + "\n".join(
+        f"    {line}" for line in output.splitlines()
+    )
 
 
 def differences(

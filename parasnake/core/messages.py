@@ -123,10 +123,15 @@ class Held(NamedTuple):
 
 
 class NodeGone(NamedTuple):
-    """Agent to server: a worker has died; ``reason`` is the cause of its death."""
+    """Agent to server: a worker has ended; if it ``died``, ``reason`` is the cause of its death.
+
+    Else it was ended because a ``Cancel`` asked for that. ``output`` is what it printed last.
+    """
 
     node: NodeKey
+    died: bool
     reason: str
+    output: str
 
 
 class NodeBroken(NamedTuple):
@@ -204,7 +209,7 @@ class Taken(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Server to agent: the answer to this attempt is no longer wanted."""
+    """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended."""
 
     node: NodeKey
     task: TaskId
@@ -260,7 +265,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Ready: Layout(3, "16s"),
     Result: Layout(4, "16sQId", payload=True),
     Failure: Layout(5, "16sQIdB", texts=3),
-    NodeGone: Layout(6, "16s", texts=1),
+    NodeGone: Layout(6, "16s?", texts=2),
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),

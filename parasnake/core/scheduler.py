@@ -174,6 +174,14 @@ class Retry(NamedTuple):
     remote: str
 
 
+class Withdraw(NamedTuple):
+    """Step: tell the node that this attempt is not wanted any more; it may end it or go on."""
+
+    node: Node
+    task: TaskId
+    attempt: Attempt
+
+
 class SetAside(NamedTuple):
     """Step: nothing to do but to warn: the agent of this node gets nothing more for a while.
 
@@ -199,7 +207,7 @@ class Reclaimed(NamedTuple):
     tasks: int
 
 
-Step = Assign | AskData | Merge | Fail | Retry | SetAside | TellTimeout | Reclaimed
+Step = Assign | AskData | Merge | Fail | Retry | Withdraw | SetAside | TellTimeout | Reclaimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +248,7 @@ class Scheduler:
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._steps: deque[Step] = deque()
+        self._in_vain: deque[tuple[NodeKey, TaskId]] = deque()  # who computes what is over
         self._held: dict[TaskId, Merge | Fail] = {}  # in order: what has ended before its turn
         self._held_bytes = 0
         self._turn = 0  # in order: the id of the task whose end comes next
@@ -427,7 +436,10 @@ class Scheduler:
             self._grace_over_at = None
 
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
-        """A node is gone; returns how many tasks it had open."""
+        """A node is gone; returns how many tasks it had open.
+
+        ``remote`` is more about it, for a task that has failed for good by that.
+        """
         node = self._nodes.pop(key)
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
@@ -453,7 +465,7 @@ class Scheduler:
             elif task.running is None and not self._is_users(task, node):
                 again.append(task)
                 if index == 0 and loss is not Loss.LEFT:
-                    self._steps.append(Retry(task, node.key, reason, remote))
+                    self._steps.append(Retry(task, node.key, reason, ""))
         self._put_back(again, first=True)
 
     def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
@@ -578,6 +590,7 @@ class Scheduler:
         self._steps.clear()
         self._held.clear()
         self._stragglers.clear()
+        self._in_vain.clear()
         self._ask_again_at = self._look_at = self._grace_over_at = None
         return dropped
 
@@ -690,6 +703,8 @@ class Scheduler:
             return None
         if self._steps:
             return self._steps.popleft()
+        if self._in_vain and (withdraw := self._withdraw()) is not None:
+            return withdraw
         if self._waiting:
             for node in self._hungry_nodes():
                 task = self._waiting_for(node)
@@ -702,6 +717,15 @@ class Scheduler:
                     self._asked = node.key
                     return AskData(node.key)
         return self._copy_straggler() if self._stragglers else None
+
+    def _withdraw(self) -> Withdraw | None:
+        """Who computes something in vain shall hear of it, unless all are about to be sent home."""
+        while self._in_vain and not self.complete:
+            key, task_id = self._in_vain.popleft()
+            node = self._nodes.get(key)
+            if node is not None and task_id in node.open:
+                return Withdraw(node, task_id, node.open[task_id])
+        return None
 
     def _full(self) -> bool:
         """In order: whether so many results wait for their predecessors that these must come first."""
@@ -834,6 +858,9 @@ class Scheduler:
     def _close(self, task: OpenTask) -> None:
         """A task has ended: what other nodes may say of it is not wanted any more."""
         del self._tasks[task.id]
+        # With strict alternation a node that is ended would be one more that users must keep book of.
+        if task.running is not None and not self._policy.by_node:
+            self._in_vain.extend((key, task.id) for key in (task.running, *task.also))
         task.running = None
         task.also.clear()
 

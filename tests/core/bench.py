@@ -2,6 +2,7 @@
 
 ask a             new_data is asked for node a
 send 3.1 to a     task 3 goes to node a; it was sent once before
+withdraw 3.0 from a   it need not compute that any more
 merge 3 of a by b     the result hook is called with a's id for what b has computed
 fail 3 by b: why      the failed hook
 retry 3 by b: why     told only
@@ -33,6 +34,7 @@ from parasnake.core.scheduler import (
     SetAside,
     Step,
     TellTimeout,
+    Withdraw,
     digest_of,
 )
 
@@ -151,6 +153,8 @@ class Bench:
             case Fail(task, node, reason, _):
                 self.scheduler.settled(task)
                 return [f"fail {task.id} by {letter(node)}: {reason}"]
+            case Withdraw(node, task_id, attempt):
+                return [f"withdraw {task_id}.{attempt} from {letter(node.key)}"]
             case Retry(task, node, reason, _):
                 return [f"retry {task.id} by {letter(node)}: {reason}"]
             case SetAside(_, peer, _, seconds, reason):

@@ -166,9 +166,55 @@ def test_a_task_of_a_worker_that_has_died_is_dropped() -> None:
     assert steps(crew) == []
 
 
-def test_a_cancelled_task_is_computed_all_the_same() -> None:
+CANCEL = Cancel(A, TaskId(3), Attempt(1))
+NOT_WANTED = "what it computed is not wanted any more"
+
+
+def test_a_worker_whose_task_is_cancelled_is_ended_and_replaced() -> None:
     crew = at_work()
-    crew.message(Cancel(A, TaskId(3), Attempt(1)))
+    crew.message(TASK)
+    crew.message(TASK._replace(task=TaskId(4)))
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == [
+        EndWorker(A, NOT_WANTED),
+        ToServer(NodeGone(A, False, "", "")),
+        StartWorker(0),
+    ]
+    assert A not in crew.workers
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew) == []
+
+
+def test_one_whose_task_waits_or_is_answered_is_not() -> None:
+    crew = at_work()
+    crew.message(CANCEL)
+    crew.message(TASK._replace(task=TaskId(2)))
+    crew.message(TASK)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    crew.worker_message(A, RESULT)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    assert [sending[0] for sending in crew.workers[A].answered] == [2]
+
+
+def test_nor_one_that_could_not_be_replaced() -> None:
+    crew = at_work(replace=False)
+    crew.message(TASK)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == []
+    crew.worker_message(A, RESULT)
+    assert steps(crew) == [ToServer(RESULT)]
+
+
+def test_a_worker_that_has_died_cannot_be_ended() -> None:
+    crew = welcomed()
+    crew.message(CANCEL)
     assert steps(crew) == []
 
 
@@ -205,10 +251,16 @@ def test_a_worker_that_died_is_replaced_and_the_server_knows() -> None:
     crew.worker_gone(A, "signal 11")
     assert steps(crew) == [
         WorkerDied(A, "signal 11", busy=True),
-        ToServer(NodeGone(A, "signal 11")),
+        ToServer(NodeGone(A, True, "signal 11", "")),
         StartWorker(0),
     ]
     assert not crew.workers
+
+
+def test_what_it_printed_last_goes_to_the_server() -> None:
+    crew = at_work()
+    crew.worker_gone(A, "signal 11", "row 7")
+    assert ToServer(NodeGone(A, True, "signal 11", "row 7")) in steps(crew)
 
 
 def test_a_worker_may_also_die_of_boredom() -> None:
@@ -245,6 +297,16 @@ def test_a_worker_that_died_before_it_was_ready_is_started_again() -> None:
     steps(crew)
     crew.worker_gone(A, "signal 9")
     assert steps(crew) == [WorkerDied(A, "signal 9", busy=False), StartWorker(0)]
+
+
+def test_what_it_printed_last_says_why_an_agent_gives_up() -> None:
+    crew = welcomed()
+    for _ in range(MAX_FAILED_STARTS):
+        crew.started(0, A)
+        crew.worker_gone(A, "signal 11", "no such library")
+    assert ToServer(Goodbye("workers cannot start here: signal 11", "no such library")) in steps(
+        crew
+    )
 
 
 def test_a_worker_that_cannot_begin_is_ended_and_started_again() -> None:
@@ -404,10 +466,17 @@ def test_a_worker_whose_task_takes_too_long_is_ended_and_replaced() -> None:
     assert steps(crew) == [
         EndWorker(A),
         WorkerDied(A, TOO_LONG, True),
-        ToServer(NodeGone(A, TOO_LONG)),
+        ToServer(NodeGone(A, True, TOO_LONG, "")),
         StartWorker(0),
     ]
     assert crew.deadline == 131.0
+
+
+def test_what_such_a_worker_printed_last_is_told() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.tick(130.0, {A: "row 7"}.__getitem__)
+    assert ToServer(NodeGone(A, True, TOO_LONG, "row 7")) in steps(crew)
 
 
 def test_several_that_take_too_long() -> None:

@@ -18,6 +18,7 @@ from parasnake.core.farm import (
     Farm,
     Job,
     NodeDied,
+    NodeEnded,
     NodeJoined,
     Send,
     Step,
@@ -27,6 +28,7 @@ from parasnake.core.ids import Attempt, JobId, NodeKey, PeerId, TaskId
 from parasnake.core.messages import (
     PROTOCOL_VERSION,
     AskInit,
+    Cancel,
     Failure,
     FailureKind,
     Goodbye,
@@ -263,7 +265,7 @@ def test_a_node_that_is_there_already() -> None:
     [
         Result(A, TaskId(0), Attempt(0), 1.0, (b"4",)),
         Failure(A, TaskId(0), Attempt(0), 1.0, FailureKind.EXCEPTION, "", "", ""),
-        NodeGone(A, "why"),
+        NodeGone(A, True, "why", ""),
         AskInit(A),
     ],
     ids=lambda message: type(message).__name__,
@@ -341,24 +343,61 @@ def test_a_worker_that_died() -> None:
     steps(farm)
     farm.tick(1.0)
     assert Send(ONE, Task(A, TaskId(0), Attempt(0), SQUARE)) in steps(farm, SQUARE)
-    farm.message(ONE, NodeGone(A, "signal 11"))
+    farm.message(ONE, NodeGone(A, True, "signal 11", ""))
     died, retry, *rest = steps(farm)
-    assert died == NodeDied(farm.peers[ONE], A, "signal 11")
+    assert died == NodeDied(farm.peers[ONE], A, "signal 11", "")
     assert isinstance(retry, Retry)
     assert retry.reason == "its worker on host (pid 4711, 10.0.0.7:4000) died: signal 11"
     assert rest == [TellTimeout(A), Send(TWO, Task(B, TaskId(0), Attempt(1), SQUARE))]
     assert not farm.peers[ONE].nodes
 
 
+def test_what_a_dead_worker_printed_last_is_told_with_its_death_and_with_the_end_of_its_task() -> (
+    None
+):
+    farm = farm_with(ONE, nodes=(A,), job=replace(JOB, policy=Policy(max_attempts=1)))
+    farm.tick(1.0)
+    steps(farm, SQUARE)
+    farm.message(ONE, NodeGone(A, True, "signal 11", "row 7\n  of 9"))
+    died, fail, *_ = steps(farm)
+    printed = "the last lines that it printed:\n    row 7\n      of 9"
+    assert died == NodeDied(farm.peers[ONE], A, "signal 11", printed)
+    assert isinstance(fail, Fail)
+    assert fail.remote == printed
+    assert fail.reason.endswith("died: signal 11")
+
+
+SPECULATE = replace(JOB, policy=Policy(speculate=True))
+
+
+def test_a_node_that_computes_in_vain_hears_of_it_and_its_end_is_no_death() -> None:
+    farm = farm_with(ONE, TWO, nodes=(A,), job=SPECULATE)
+    farm.message(TWO, Ready(B))
+    farm.tick(1.0)
+    steps(farm, SQUARE, SQUARE)
+    farm.message(TWO, Result(B, TaskId(1), Attempt(0), 1.0, (b"4",)))
+    steps(farm)
+    farm.tick(4.0)
+    assert Send(TWO, Task(B, TaskId(0), Attempt(1), SQUARE)) in steps(farm)
+    farm.message(TWO, Result(B, TaskId(0), Attempt(1), 1.0, (b"4",)))
+    merge, cancel, *_ = steps(farm)
+    assert isinstance(merge, Merge)
+    assert cancel == Send(ONE, Cancel(A, TaskId(0), Attempt(0)))
+    farm.message(ONE, NodeGone(A, False, "", ""))
+    assert steps(farm)[0] == NodeEnded(farm.peers[ONE], A)
+    farm.message(ONE, Ready(C))
+    assert list(farm.scheduler.nodes) == [B, C]
+
+
 def test_a_worker_that_died_before_it_was_ready_is_nobodys_business() -> None:
     farm = farm_with(ONE)
-    farm.message(ONE, NodeGone(A, "signal 11"))
+    farm.message(ONE, NodeGone(A, True, "signal 11", ""))
     assert steps(farm) == []
 
 
 def test_a_late_result_of_a_dead_worker_is_dropped() -> None:
     farm = farm_with(ONE, nodes=(A,))
-    farm.message(ONE, NodeGone(A, "signal 9"))
+    farm.message(ONE, NodeGone(A, True, "signal 9", ""))
     steps(farm)
     farm.message(ONE, Result(A, TaskId(0), Attempt(0), 1.0, (b"4",)))
     assert steps(farm) == []

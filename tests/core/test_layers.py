@@ -18,7 +18,17 @@ LAYERS = [
     {"core"},
     # How things are done.
     {
-        *("arguments", "byvalue", "child", "config", "death", "functions", "hooks", "isolation"),
+        *(
+            "arguments",
+            "batch",
+            "byvalue",
+            "child",
+            "config",
+            "death",
+            "functions",
+            "hooks",
+            "isolation",
+        ),
         *(
             "journal",
             "keys",
@@ -26,6 +36,7 @@ LAYERS = [
             "logs",
             "loop",
             "net",
+            "output",
             "payload",
             "places",
             "processes",

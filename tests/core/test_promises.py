@@ -38,6 +38,7 @@ from parasnake.core.scheduler import (
     SetAside,
     Step,
     TellTimeout,
+    Withdraw,
     digest_of,
 )
 
@@ -94,6 +95,7 @@ class World(RuleBasedStateMachine):
         generator=st.booleans(),
         forgetful=st.booleans(),
         restored=st.integers(0, 3),
+        obedient=st.booleans(),
     )
     def begin(
         self,
@@ -104,7 +106,9 @@ class World(RuleBasedStateMachine):
         generator: bool,
         forgetful: bool,
         restored: int,
+        obedient: bool,
     ) -> None:
+        self.obedient = obedient
         self.policy = policy
         self.scheduler = Scheduler(policy)
         if policy.user_reassigns and forgetful:
@@ -341,10 +345,22 @@ class World(RuleBasedStateMachine):
             case Fail(task, _, _, _):
                 self.end(task.id, task.owner, self.failed)
                 self.scheduler.settled(task)
+            case Withdraw(node, task_id, attempt):
+                self.withdraw(node.key, task_id, attempt)
             case TellTimeout(node):
                 self.node_timeout(node)
             case Retry() | Reclaimed() | SetAside():
                 pass
+
+    def withdraw(self, key: NodeKey, task: TaskId, attempt: Attempt) -> None:
+        """Some agents end a node that computes what nobody wants, and replace it."""
+        assert not self.policy.by_node
+        computer = self.computers[key]
+        assert computer.queue[task] == attempt
+        assert task in self.over()
+        if self.obedient and next(iter(computer.queue)) == task:
+            self.lose(key, Loss.LEFT)
+            self.join(computer.peer)
 
     def new_data(self, node: NodeKey) -> None:
         if self.policy.by_node:

@@ -55,7 +55,7 @@ from parasnake.core.messages import (
     Task,
     Want,
 )
-from parasnake.core.scheduler import Merge, Retry, TellTimeout, digest_of
+from parasnake.core.scheduler import Merge, Policy, Retry, TellTimeout, digest_of
 from parasnake.errors import ConnectionLostError, MessageError
 
 OTHER_JOB = WELCOME._replace(job=JobId(b"of another job.."))
@@ -338,6 +338,16 @@ def test_with_one_that_it_computes_still() -> None:
     assert farm.scheduler.nodes[A].open == {0: 0}
 
 
+@pytest.mark.parametrize("by_node", [False, True])
+def test_with_one_that_it_computes_in_vain(by_node: bool) -> None:
+    """Where users keep books of nodes, it is not ended for that."""
+    farm = lost_at_work()
+    farm.job = replace(farm.job, policy=Policy(by_node=by_node))
+    got = returned(farm, Held(A, TaskId(0), Attempt(0), bytes(16), False), Ready(A))
+    assert (Send(TWO, Cancel(A, TaskId(0), Attempt(0))) in got) is not by_node
+    assert farm.scheduler.nodes[A].unwanted == {(0, 0)}
+
+
 def test_init_data_is_not_sent_again() -> None:
     farm = farm_with(job=replace(JOB, has_init=True))
     assert returned(farm)[0] == Send(TWO, welcome(farm.job))
@@ -348,10 +358,11 @@ def test_an_agent_may_be_back_before_its_old_connection_ends() -> None:
     old = farm.peers[ONE]
     got = returned(farm, Held(A, TaskId(0), Attempt(0), DIGEST, False), Ready(A), Ready(B))
     peer = farm.peers[TWO]
-    assert got[2:6] == [
+    assert got[2:7] == [
         Drop(ONE),
         AgentLeft(old, True, "it came back on another connection", "", 0),
         NodeJoined(peer, A),
+        Send(TWO, Cancel(A, TaskId(0), Attempt(0))),
         NodeJoined(peer, B),
     ]
     assert ONE not in farm.peers

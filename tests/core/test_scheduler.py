@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from bench import UNSENDABLE, Bench, key
+from bench import UNSENDABLE, Bench, holding, key
 
 from parasnake.core.ids import Attempt, PeerId, TaskId
 from parasnake.core.scheduler import (
@@ -283,7 +283,7 @@ def test_what_waits_behind_a_task_that_takes_long_is_given_away_too() -> None:
     bench.result("b", 1)
     bench.result("c", 2)
     assert bench.pass_time(2) == ["send 3.1 to b", "send 4.1 to c"]
-    assert bench.result("c", 4, 1) == ["merge 4 of a by c"]
+    assert bench.result("c", 4, 1) == ["merge 4 of a by c", "withdraw 4.0 from a"]
     assert bench.pass_time(2) == ["send 5.1 to c"]
 
 
@@ -372,13 +372,93 @@ def test_a_task_that_has_failed_too_often_has_failed_though_a_copy_runs() -> Non
     assert not bench.wanted
 
 
+def with_copy(policy: Policy = SPECULATE) -> Bench:
+    """Nodes a and b both compute task 0, and there may be more data later."""
+    bench = Bench("xy", policy)
+    bench.join("a")
+    bench.join("b", peer=1)
+    bench.result("b", 1)
+    assert "send 0.1 to b" in bench.pass_time(2)
+    return bench
+
+
+def test_when_one_copy_is_merged_the_other_is_withdrawn() -> None:
+    bench = with_copy()
+    assert bench.result("b", 0, 1)[:2] == ["merge 0 of a by b", "withdraw 0.0 from a"]
+    bench = with_copy()
+    assert bench.result("a", 0)[:2] == ["merge 0 of a by a", "withdraw 0.1 from b"]
+
+
+def test_when_a_task_has_failed_for_good_its_copy_is_withdrawn() -> None:
+    bench = with_copy(Policy(speculate=True, max_attempts=1))
+    steps = bench.lose("a", Loss.DIED)
+    assert steps[:3] == ["fail 0 by a: gone", "timeout a", "withdraw 0.1 from b"]
+
+
+def test_a_copy_that_has_ended_meanwhile_is_not_withdrawn() -> None:
+    ways: list[Callable[[Bench], object]] = [
+        lambda bench: bench.scheduler.result(key("a"), TaskId(0), Attempt(0), 1.0, ()),
+        lambda bench: bench.scheduler.lose(key("a"), Loss.LOST, "gone"),
+    ]
+    for end in ways:
+        bench = with_copy()
+        bench.scheduler.result(key("b"), TaskId(0), Attempt(1), 1.0, ())
+        end(bench)
+        assert not [step for step in bench.work() if step.startswith("withdraw")]
+
+
+def test_a_node_that_is_ended_for_that_costs_no_task_anything() -> None:
+    bench = with_copy()
+    bench.result("b", 0, 1)
+    bench.data.append("z")
+    assert bench.lose("a", Loss.LEFT) == ["ask b", "send 2.0 to b"]
+    bench.join("c")
+    assert bench.scheduler.running == 1
+    assert (bench.tasks[2].failures, bench.tasks[2].losses) == (0, 0)
+
+
+def test_what_waited_behind_it_on_its_node_runs_elsewhere_at_no_charge() -> None:
+    bench = Bench("vwxyz", SPECULATE)
+    bench.join("a")
+    bench.join("b", peer=1)
+    bench.result("a", 0, seconds=0.02)
+    bench.result("b", 1)
+    bench.pass_time(2)
+    assert list(bench.scheduler.nodes[key("a")].open) == [2, 3, 4]
+    assert "withdraw 2.0 from a" in bench.result("b", 2, 1)
+    bench.lose("a", Loss.LEFT)
+    assert bench.scheduler.waiting + bench.scheduler.running == 2
+    assert [(bench.tasks[task].failures, bench.tasks[task].losses) for task in (3, 4)] == [
+        (0, 0),
+        (0, 0),
+    ]
+
+
+def test_with_strict_alternation_nothing_is_withdrawn() -> None:
+    bench = Bench("x", BY_NODE)
+    bench.join("a", peer=1)
+    bench.lose("a")
+    assert "send 0.1 to b" in bench.join("b")
+    bench.come_back("a", holding(0, "x"))
+    assert bench.result("a", 0) == ["merge 0 of a by a", "ask a"]
+
+
+def test_nothing_is_withdrawn_when_the_job_stops() -> None:
+    bench = with_copy()
+    bench.scheduler.result(key("b"), TaskId(0), Attempt(1), 1.0, ())
+    bench.scheduler.stop()
+    assert bench.work() == []
+    assert not bench.scheduler._in_vain
+
+
 def test_in_order_what_a_full_window_waits_for_gets_a_second_node() -> None:
     bench = Bench("wxyz", Policy(ordered=True, max_held=1, speculate=True))
     bench.join("ab")
     assert bench.result("b", 1) == []
     assert bench.pass_time(2) == ["send 0.1 to b"]
     assert bench.result("b", 0, 1) == [
-        *["merge 0 of a by b", "merge 1 of b by b", "ask b", "send 2.0 to b"],
+        *["merge 0 of a by b", "merge 1 of b by b", "withdraw 0.0 from a"],
+        *["ask b", "send 2.0 to b"],
     ]
 
 
