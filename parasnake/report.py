@@ -44,6 +44,8 @@ class Tally:
     nodes: int = 0
     lost_agents: int = 0
     dead_workers: int = 0
+    strikes: int = 0
+    """Of chaos."""
 
     def summary(self, now: float) -> str:
         """One line for the end of the job."""
@@ -59,6 +61,8 @@ class Tally:
             parts.append(f"{self.lost_agents} {_plural('agent', self.lost_agents)} lost")
         if self.dead_workers:
             parts.append(f"{self.dead_workers} {_plural('worker', self.dead_workers)} died")
+        if self.strikes:
+            parts.append(f"{self.strikes} {_plural('strike', self.strikes)} of chaos")
         if self.replayed:
             parts.append(f"{self.replayed} known from the journal")
         if self.failed:

@@ -34,7 +34,7 @@ LAYERS = [
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
+    {"agent", "chaos", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},

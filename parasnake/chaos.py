@@ -1,0 +1,438 @@
+"""Chaos: a local run whose workers and agents are killed, stopped and cut off at random.
+
+``strikes`` draws from a seed what shall happen, without any process; ``Chaos`` does it to the agents
+of a local run. What a strike breaks is charged to no task, so that no task fails by chaos alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from enum import Enum
+from typing import NamedTuple
+
+from parasnake.config import Config
+from parasnake.core.farm import Peer
+from parasnake.core.ids import NodeId, NodeKey
+from parasnake.death import Death
+from parasnake.local import TOLD, LocalAgent
+from parasnake.loop import READ, Loop
+from parasnake.server import Inside
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_TIMEOUT_S = 2.0
+"""With chaos, unless the user has set another: agents shall be lost while people look on."""
+FIRST_PAUSE_S = 0.1
+"""The first strike comes within this after the first node."""
+MEAN_PAUSE_S, LEAST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 0.05, 2.0
+"""Pauses between two strikes while results come; without results they grow, see ``Chaos``."""
+SHORT_STOP_S = (0.05, 1.0)
+LONG_STOP = (1.2, 1.5)
+"""In heartbeat timeouts: an agent that is stopped for so long counts as lost."""
+REPLACEMENT_S = (0.05, 1.0)
+LOOK_AGAIN_S = 0.05
+"""How often to look for somebody whom a strike could hit."""
+WORKERS_OF_AGENTS = (1, 2)
+"""Agents have so many workers, in turn."""
+
+
+class Kind(Enum):
+    """What a strike does."""
+
+    KILL_WORKER = "killed worker"
+    STOP_WORKER = "stopped worker"
+    KILL_AGENT = "killed agent"
+    STOP_AGENT = "stopped agent"
+    CUT_AGENT = "cut off agent"
+
+
+WEIGHTS = {
+    Kind.KILL_WORKER: 30,
+    Kind.STOP_WORKER: 20,
+    Kind.KILL_AGENT: 15,
+    Kind.STOP_AGENT: 15,
+    Kind.CUT_AGENT: 20,
+}
+LONG_SHARE = 0.4
+"""Of the stops of agents this share is long."""
+
+
+class Strike(NamedTuple):
+    """One thing to do to somebody."""
+
+    pause: float
+    """Seconds after the strike before; after the first node for the first one."""
+    kind: Kind
+    seconds: float
+    """For how long somebody is stopped, or after how long a killed agent is replaced; else 0."""
+    pick: float
+    """Whom it hits: where in the list of all whom it could hit, from 0 to below 1."""
+
+
+def strikes(seed: int, heartbeat_timeout: float) -> Iterator[Strike]:
+    """Draw the strikes of this seed, without end; the same for the same arguments.
+
+    Parameters
+    ----------
+    seed: any int
+    heartbeat_timeout: in seconds; some stops are longer
+    """
+    draw = random.Random(f"chaos {seed}")  # an int alone would make no difference of its sign
+    for number in itertools.count():
+        pause = draw.uniform(0.0, FIRST_PAUSE_S)
+        if number:
+            pause = draw.expovariate(1 / MEAN_PAUSE_S)
+            pause = min(max(pause, LEAST_PAUSE_S), LONGEST_PAUSE_S)
+        (kind,) = draw.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        yield Strike(pause, kind, _duration(draw, kind, heartbeat_timeout), draw.random())
+
+
+def _duration(draw: random.Random, kind: Kind, heartbeat_timeout: float) -> float:
+    match kind:
+        case Kind.STOP_AGENT if draw.random() < LONG_SHARE:
+            return heartbeat_timeout * draw.uniform(*LONG_STOP)
+        case Kind.STOP_AGENT | Kind.STOP_WORKER:
+            return draw.uniform(*SHORT_STOP_S)
+        case Kind.KILL_AGENT:
+            return draw.uniform(*REPLACEMENT_S)
+        case _:
+            return 0.0
+
+
+class Pace:
+    """Makes the pauses longer as long as strikes let no result through, and shorter again after."""
+
+    def __init__(self) -> None:
+        self._factor = 1.0
+        self._done = 0
+
+    def next_pause(self, pause: float, done: int) -> float:
+        """Stretch a pause that begins now.
+
+        Parameters
+        ----------
+        pause: as drawn
+        done: how many tasks have ended so far
+        """
+        self._factor = max(1.0, self._factor / 2) if done > self._done else 2 * self._factor
+        self._done = done
+        return pause * self._factor
+
+
+def sizes_of_agents(workers: int) -> list[int]:
+    """Say how many workers each agent has so that it is so many in sum."""
+    sizes: list[int] = []
+    for size in itertools.cycle(WORKERS_OF_AGENTS):
+        if not workers:
+            return sizes
+        sizes.append(min(size, workers))
+        workers -= sizes[-1]
+    raise AssertionError("a cycle has no end")
+
+
+def settings_for_chaos(config: Config) -> Config:
+    """Give a config the heartbeat timeout of chaos, unless the user has set one."""
+    if "heartbeat_timeout" in config.sources:
+        return config
+    return dataclasses.replace(config, heartbeat_timeout=HEARTBEAT_TIMEOUT_S)
+
+
+class _Worker:
+    """The process of a worker, which is a child of an agent's: by a handle, or else its number."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.stopped = False
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                self._pidfd = os.pidfd_open(pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not died, as far as can be seen."""
+        return self.send(0)
+
+    def send(self, number: int) -> bool:
+        """Send it a signal; false if it has died."""
+        try:
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            else:
+                os.kill(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it; it must not be stopped then."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+class Target(LocalAgent):
+    """An agent of a local run with chaos, which can be struck."""
+
+    stopped = False
+    _struck = False
+    _over = False
+    _replace_after = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, None while it is being replaced."""
+        return self._child.pid if self._child is not None else None
+
+    @property
+    def workers(self) -> dict[NodeKey, _Worker]:
+        """Its workers, also some that have died; not to be changed."""
+        return self._workers
+
+    def start(self, loop: Loop, port: int, inside: Inside | None = None) -> None:
+        """Start it, and listen to which workers it starts."""
+        self._workers: dict[NodeKey, _Worker] = {}
+        self._heard = b""
+        self._tells = True
+        super().start(loop, port, inside)
+        assert self._child is not None
+        loop.watch(self._child.channel, READ, self._told)
+
+    def _told(self, _: int) -> None:
+        child = self._child
+        assert child is not None
+        try:
+            data = child.channel.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._heard += data
+            self._take_note()
+        elif child.pidfd is None:
+            self._ended(0)
+        elif self._loop is not None:  # its death is told by another descriptor
+            self._loop.watch(child.channel, 0, self._told)
+
+    def _take_note(self) -> None:
+        for key, worker in list(self._workers.items()):
+            if not worker.alive:
+                worker.close()
+                del self._workers[key]
+        while len(self._heard) >= TOLD.size:
+            key, pid = TOLD.unpack_from(self._heard)
+            self._heard = self._heard[TOLD.size :]
+            self._workers[NodeKey(key)] = _Worker(pid)
+
+    def send(self, number: int) -> None:
+        """Send the agent a signal, not its workers."""
+        if self.pid is not None:  # it is not reaped, so that the number is certainly its own
+            os.kill(self.pid, number)
+
+    def kill(self, replace_after: float) -> None:
+        """Kill it; its workers end with it. Another one is started after so many seconds."""
+        self._struck, self._replace_after = True, replace_after
+        self.send(signal.SIGKILL)
+
+    def cut_off(self) -> None:
+        """Its connection is being broken: if it ends, it is not to blame."""
+        self._struck = True
+
+    def has_ended(self, death: Death | None) -> None:
+        """Replace it, after a while if it was killed."""
+        if not self._struck:
+            super().has_ended(death)
+            return
+        pause, self._struck, self._replace_after = self._replace_after, False, 0.0
+        assert self._loop is not None
+        self._loop.call_in(pause, self._start_another)
+
+    def _start_another(self) -> None:
+        if not self._over:
+            self.restart()
+
+    def expect_end(self) -> None:
+        """The job is over: have all go on that are stopped."""
+        self._over = True
+        self.go_on()
+        super().expect_end()
+
+    def go_on(self) -> None:
+        """Wake it and its workers, whichever of them are stopped."""
+        for worker in self._workers.values():
+            if worker.stopped:
+                worker.stopped = False
+                worker.send(signal.SIGCONT)
+        if self.stopped:
+            self.stopped = False
+            self.send(signal.SIGCONT)
+
+    def _free(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self.stopped = False
+        if self._child is not None and self._loop is not None:
+            self._loop.watch(self._child.channel, 0, self._told)
+        super()._free()
+
+
+class Chaos:
+    """A helper of the server: the agents of a local run, and the strikes against them.
+
+    The pauses between strikes grow as long as no task ends between two of them.
+
+    Parameters
+    ----------
+    app_name: for the log
+    strikes: see the function of this name
+    targets: the agents
+    """
+
+    def __init__(self, app_name: str, strikes: Iterator[Strike], targets: list[Target]) -> None:
+        self._name = app_name
+        self._strikes = strikes
+        self._targets = targets
+        self._pace = Pace()
+        self._over = False
+        self._inside: Inside
+        self._loop: Loop
+        self._strike: Strike
+
+    def start(self, loop: Loop, port: int, inside: Inside) -> None:
+        """Start the agents and wait for the first node."""
+        self._loop, self._inside = loop, inside
+        for target in self._targets:
+            target.start(loop, port, inside)
+        self._await_first_node()
+
+    def expect_end(self) -> None:
+        """The job is over, and so is chaos: nobody is left stopped."""
+        self._over = True
+        for target in self._targets:
+            target.expect_end()
+
+    def stop(self) -> None:
+        """See all agents off."""
+        self._over = True
+        for target in self._targets:
+            target.expect_end()
+            target.send(signal.SIGTERM)
+        for target in self._targets:
+            target.stop()
+
+    # ---- when
+
+    def _await_first_node(self) -> None:
+        if self._inside.farm.scheduler.nodes:
+            self._strike = next(self._strikes)
+            self._loop.call_in(self._strike.pause, self._act)
+        elif not self._over:
+            self._loop.call_in(LOOK_AGAIN_S, self._await_first_node)
+
+    def _act(self) -> None:
+        """Do the strike that is due, as soon as there is anybody whom it could hit."""
+        if self._over:
+            return
+        if not self._do(self._strike):
+            self._loop.call_in(LOOK_AGAIN_S, self._act)
+            return
+        self._inside.tally.strikes += 1
+        self._strike = next(self._strikes)
+        done = self._inside.farm.scheduler.settled_so_far
+        self._loop.call_in(self._pace.next_pause(self._strike.pause, done), self._act)
+
+    # ---- what
+
+    def _do(self, strike: Strike) -> bool:
+        if strike.kind in (Kind.KILL_WORKER, Kind.STOP_WORKER):
+            return self._strike_worker(strike)
+        return self._strike_agent(strike)
+
+    def _strike_worker(self, strike: Strike) -> bool:
+        nodes = self._inside.farm.scheduler.nodes
+        found = [
+            (key, worker)
+            for target in self._targets
+            if not target.stopped
+            for key, worker in target.workers.items()
+            if key in nodes and not worker.stopped and worker.alive
+        ]
+        if not found:
+            return False
+        key, worker = found[int(strike.pick * len(found))]
+        self._inside.farm.scheduler.spare(key)
+        name = f"{NodeId(bytes=key)} (pid {worker.pid})"
+        if strike.kind is Kind.KILL_WORKER:
+            worker.send(signal.SIGKILL)
+            self._tell(strike.kind, name)
+            return True
+        worker.stopped = worker.send(signal.SIGSTOP)
+        self._later(strike, lambda: self._go_on(worker))
+        self._tell(strike.kind, name, strike.seconds)
+        return True
+
+    @staticmethod
+    def _go_on(worker: _Worker) -> None:
+        if worker.stopped:
+            worker.stopped = False
+            worker.send(signal.SIGCONT)
+
+    def _strike_agent(self, strike: Strike) -> bool:
+        found = [
+            target
+            for target in self._targets
+            if not target.stopped and any(peer.nodes for peer in self._peers(target))
+        ]
+        if not found:
+            return False
+        target = found[int(strike.pick * len(found))]
+        peers = self._peers(target)
+        for peer in peers:
+            self._inside.farm.scheduler.spare(peer.id, *peer.nodes)
+        name = f"(pid {target.pid})"
+        match strike.kind:
+            case Kind.KILL_AGENT:
+                target.kill(strike.seconds)
+                self._tell(strike.kind, name)
+            case Kind.CUT_AGENT:
+                target.cut_off()
+                self._cut(peers)
+                self._tell(strike.kind, name)
+            case _:
+                target.stopped = True
+                target.send(signal.SIGSTOP)
+                self._later(strike, target.go_on)
+                self._tell(strike.kind, name, strike.seconds)
+        return True
+
+    def _peers(self, target: Target) -> list[Peer]:
+        """The connections of an agent; an old one may not have ended yet."""
+        return [
+            peer
+            for peer in self._inside.farm.peers.values()
+            if peer.hello is not None and peer.hello.pid == target.pid
+        ]
+
+    def _cut(self, peers: list[Peer]) -> None:
+        for peer in peers:
+            connection = self._inside.connections.get(peer.id)
+            if connection is not None:
+                with suppress(OSError):
+                    connection.raw.shutdown(socket.SHUT_RDWR)
+
+    def _later(self, strike: Strike, callback: Callable[[], None]) -> None:
+        self._loop.call_in(strike.seconds, callback)
+
+    def _tell(self, kind: Kind, whom: str, seconds: float = 0.0) -> None:
+        how_long = f" for {seconds:.1f} s" if seconds else ""
+        log.warning("%s: chaos: %s %s%s", self._name, kind.value, whom, how_long)
