@@ -281,9 +281,12 @@ class Target(LocalAgent):
             worker.close()
         self._workers.clear()
         self.stopped = False
+        super()._free()
+
+    def _watch_no_more(self) -> None:
+        super()._watch_no_more()
         if self._child is not None and self._loop is not None:
             self._loop.watch(self._child.channel, 0, self._told)
-        super()._free()
 
 
 class Chaos:

@@ -129,6 +129,9 @@ class LocalAgent:
 
     def expect_end(self) -> None:
         """The job is over: an agent that ends now has not died."""
+        self._watch_no_more()
+
+    def _watch_no_more(self) -> None:
         child, loop = self._child, self._loop
         if child is not None and loop is not None:
             loop.watch(self._watched(child), 0, self._ended)
@@ -142,7 +145,7 @@ class LocalAgent:
             self._free()
 
     def _free(self) -> None:
-        self.expect_end()
+        self._watch_no_more()
         if self._child is not None:
             self._child.close()
             self._child = None
