@@ -13,11 +13,12 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple
 
+from parasnake.agent import ForkedStaff
 from parasnake.config import Config
 from parasnake.core.farm import Peer
 from parasnake.core.ids import NodeId, NodeKey
@@ -151,6 +152,7 @@ class _Worker:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.stopped = False
+        self._closed = False
         self._pidfd: int | None = None
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):
@@ -163,6 +165,8 @@ class _Worker:
 
     def send(self, number: int) -> bool:
         """Send it a signal; false if it has died."""
+        if self._closed:
+            return False
         try:
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, number)
@@ -172,8 +176,16 @@ class _Worker:
             return False
         return True
 
+    def go_on(self) -> None:
+        """Wake it if it is stopped."""
+        if self.stopped:
+            self.stopped = False
+            self.send(signal.SIGCONT)
+
     def close(self) -> None:
-        """Let go of it; it must not be stopped then."""
+        """Let go of it."""
+        self.go_on()
+        self._closed = True
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -182,10 +194,17 @@ class _Worker:
 class Target(LocalAgent):
     """An agent of a local run with chaos, which can be struck."""
 
-    stopped = False
-    _struck = False
-    _over = False
-    _replace_after = 0.0
+    def __init__(
+        self, app_name: str, digest: str, config: Config, key: bytes, staff: ForkedStaff
+    ) -> None:
+        super().__init__(app_name, digest, config, key, staff)
+        self.stopped = False
+        self._tells = True
+        self._workers: dict[NodeKey, _Worker] = {}
+        self._heard = b""
+        self._struck = False
+        self._over = False
+        self._replace_after = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -199,9 +218,7 @@ class Target(LocalAgent):
 
     def start(self, loop: Loop, port: int, inside: Inside | None = None) -> None:
         """Start it, and listen to which workers it starts."""
-        self._workers: dict[NodeKey, _Worker] = {}
         self._heard = b""
-        self._tells = True
         super().start(loop, port, inside)
         assert self._child is not None
         loop.watch(self._child.channel, READ, self._told)
@@ -269,9 +286,7 @@ class Target(LocalAgent):
     def go_on(self) -> None:
         """Wake it and its workers, whichever of them are stopped."""
         for worker in self._workers.values():
-            if worker.stopped:
-                worker.stopped = False
-                worker.send(signal.SIGCONT)
+            worker.go_on()
         if self.stopped:
             self.stopped = False
             self.send(signal.SIGCONT)
@@ -380,15 +395,9 @@ class Chaos:
             self._tell(strike.kind, name)
             return True
         worker.stopped = worker.send(signal.SIGSTOP)
-        self._later(strike, lambda: self._go_on(worker))
+        self._loop.call_in(strike.seconds, worker.go_on)
         self._tell(strike.kind, name, strike.seconds)
         return True
-
-    @staticmethod
-    def _go_on(worker: _Worker) -> None:
-        if worker.stopped:
-            worker.stopped = False
-            worker.send(signal.SIGCONT)
 
     def _strike_agent(self, strike: Strike) -> bool:
         found = [
@@ -414,7 +423,7 @@ class Chaos:
             case _:
                 target.stopped = True
                 target.send(signal.SIGSTOP)
-                self._later(strike, target.go_on)
+                self._loop.call_in(strike.seconds, target.go_on)
                 self._tell(strike.kind, name, strike.seconds)
         return True
 
@@ -432,9 +441,6 @@ class Chaos:
             if connection is not None:
                 with suppress(OSError):
                     connection.raw.shutdown(socket.SHUT_RDWR)
-
-    def _later(self, strike: Strike, callback: Callable[[], None]) -> None:
-        self._loop.call_in(strike.seconds, callback)
 
     def _tell(self, kind: Kind, whom: str, seconds: float = 0.0) -> None:
         how_long = f" for {seconds:.1f} s" if seconds else ""
