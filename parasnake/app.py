@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from parasnake import arguments, cli, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
-from parasnake.chaos import Chaos, Target, settings_for_chaos, sizes_of_agents, strikes
+from parasnake.chaos import Chaos, Target, settings_for_chaos
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.errors import ConfigurationError, HookError
@@ -23,6 +23,7 @@ from parasnake.here import NodeHere
 from parasnake.hooks import HookTable, Role
 from parasnake.local import LOOPBACK, LocalAgent
 from parasnake.server import Helper, Server, Status
+from parasnake.strikes import sizes_of_agents, strikes
 from parasnake.worker import NodeHooks
 
 _Shell: TypeAlias = Server | Agent | NodeHere

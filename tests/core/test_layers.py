@@ -30,6 +30,7 @@ LAYERS = [
             "places",
             "processes",
             "script",
+            "strikes",
         ),
         *("tracebacks", "worker"),
     },
