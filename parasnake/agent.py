@@ -97,14 +97,16 @@ class ForkedStaff:
     start_method: str
     script_arguments: argparse.Namespace | None
     replaces: bool = True
+    on_machine: int = 0
+    """Workers that share the machine, if there are more than these."""
 
-    def start(self, closing: list[Closable]) -> tuple[NodeKey, WorkerProcess]:
+    def start(self, closing: list[Closable]) -> tuple[NodeKey, processes.Child]:
         """Start a worker under a new node id."""
         node = NodeKey(NodeId.from_random(os.urandom(16)).bytes)
         child = processes.start(
             functools.partial(worker.main, node, self.hooks, self.script_arguments),
             method=processes.choose_method(self.start_method),
-            workers_on_machine=self.size,
+            workers_on_machine=max(self.size, self.on_machine),
             closing=closing,
             on_boot_error=functools.partial(worker.report_broken, node),
             pipe_output=True,

@@ -15,13 +15,15 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from parasnake import arguments, cli, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
+from parasnake.chaos import Chaos, Target, settings_for_chaos
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.errors import ConfigurationError, HookError
 from parasnake.here import NodeHere
 from parasnake.hooks import HookTable, Role
 from parasnake.local import LOOPBACK, LocalAgent
-from parasnake.server import Server, Status
+from parasnake.server import Helper, Server, Status
+from parasnake.strikes import sizes_of_agents, strikes
 from parasnake.worker import NodeHooks
 
 _Shell: TypeAlias = Server | Agent | NodeHere
@@ -213,6 +215,7 @@ class Parasnake:
         self._hooks.check(Role.NODE)
         self._hooks.freeze()
         config = Config.load(settings)
+        _refuse_chaos(config)
         found = keys.find_key(config, create=False)
         chosen = node_id if node_id is not None else NodeId.from_random(os.urandom(16))
         node = NodeKey(chosen.bytes)
@@ -225,6 +228,8 @@ class Parasnake:
         _refuse_in_worker()
         role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
         self._hooks.check(role)
+        if role is not Role.LOCAL:
+            _refuse_chaos(config)
         self._hooks.freeze()
         if role is Role.NODE:
             self._run_node(config)
@@ -232,14 +237,13 @@ class Parasnake:
         if role is Role.LOCAL:
             workers: Any = local  # Config checks it
             config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
+            config = config if config.chaos is None else settings_for_chaos(config)
         return self._run_server(config, is_local=role is Role.LOCAL)
 
     def _run_server(self, config: Config, *, is_local: bool) -> Any:
         if is_local:
             found = keys.FoundKey(keys.generate_key(), "for this run only")
-            helper = LocalAgent(
-                self._name, self._hooks.digest, config, found.key, self._staff(config)
-            )
+            helper = self._helper(config, found.key)
         else:
             found, helper = keys.find_key(config, create=True), None
         facts = (self._name, self._hooks, config, found.key)
@@ -248,6 +252,18 @@ class Parasnake:
         ) as server:
             done = server.run()
         return self._finish() if done else None
+
+    def _helper(self, config: Config, key: bytes) -> Helper:
+        facts = (self._name, self._hooks.digest, config, key)
+        staff = self._staff(config)
+        if config.chaos is None:
+            return LocalAgent(*facts, staff)
+        targets = [
+            Target(*facts, dataclasses.replace(staff, size=size, on_machine=staff.size))
+            for size in sizes_of_agents(staff.size)
+        ]
+        drawn = strikes(config.chaos, config.heartbeat_timeout)
+        return Chaos(self._name, drawn, targets)
 
     def _finish(self) -> Any:
         hook = self._hooks.finish
@@ -374,6 +390,15 @@ def _checked_seed(seed: Any) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(seed)
     raise ConfigurationError(f"app seed {seed!r}: it must be an int")
+
+
+def _refuse_chaos(config: Config) -> None:
+    if config.chaos is not None:
+        source = config.sources.get("chaos", "argument")
+        raise ConfigurationError(
+            f"chaos = {config.chaos} ({source}); allowed: only in a local run, whose workers it "
+            "disturbs: app.run(local=4, chaos=1), or --local 4 --chaos 1"
+        )
 
 
 def _refuse_in_worker() -> None:

@@ -84,6 +84,10 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "FILE", "help": "go on from this file after any end of the server (none)"},
     ),
     (
+        ("--chaos",),
+        {"metavar": "SEED", "help": "with --local: kill and stop workers at random (none)"},
+    ),
+    (
         ("--progress",),
         {
             "action": argparse.BooleanOptionalAction,

@@ -81,6 +81,12 @@ def _whole(lowest: int, highest: int | None = None) -> Callable[[Any], int]:
     return check
 
 
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
 def _seconds(*, zero: bool) -> Callable[[Any], float]:
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -177,6 +183,7 @@ class Config:
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
     key_file: a file to read the key from; not looked at if there is a ``secret_key``
     journal: the file from which the server can go on after any end; None: it keeps none
+    chaos: the seed from which a local run is disturbed at random; None: it is not
     progress: whether the server shows a progress line; None: on a terminal only
     verbose: how much detail the log has; 0: what everybody wants to know
     sources: in words, where each setting that is no default came from
@@ -250,6 +257,12 @@ class Config:
     )
     journal: Path | None = field(
         default=None, metadata=_rule("the name of a file, which may be a new one", _file)
+    )
+    chaos: int | None = field(
+        default=None,
+        metadata=_rule(
+            "a whole number, which says what will happen to the local run", _integer, _read_whole
+        ),
     )
     progress: bool | None = field(
         default=None,

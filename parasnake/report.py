@@ -49,6 +49,8 @@ class Tally:
     dead_workers: int = 0
     causes: Counter[str] = field(default_factory=Counter)
     """Of the deaths of workers."""
+    strikes: int = 0
+    """Of chaos."""
 
     def summary(self, now: float) -> str:
         """One line for the end of the job."""
@@ -65,6 +67,8 @@ class Tally:
         if self.dead_workers:
             dead = f"{self.dead_workers} {_plural('worker', self.dead_workers)} died"
             parts.append(f"{dead} ({self._common_causes()})" if self.causes else dead)
+        if self.strikes:
+            parts.append(f"{self.strikes} {_plural('strike', self.strikes)} of chaos")
         if self.replayed:
             parts.append(f"{self.replayed} known from the journal")
         if self.failed:

@@ -10,7 +10,7 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,10 +54,26 @@ JOB_DONE_SHARE = 100
 """While nodes are busy, ``job_done`` is asked so seldom that it costs 1 / this of the time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a helper may see of the server.
+
+    Attributes
+    ----------
+    farm: who is there and what they do
+    connections: those of the farm's peers
+    tally: what the summary will tell
+    """
+
+    farm: Farm
+    connections: Mapping[PeerId, Connection]
+    tally: Tally
+
+
 class Helper(Protocol):
     """Something that lives beside the server, such as the agent of a local run."""
 
-    def start(self, loop: Loop, port: int) -> None:
+    def start(self, loop: Loop, port: int, inside: Inside) -> None:
         """The server listens on this port."""
 
     def expect_end(self) -> None:
@@ -292,7 +308,9 @@ class Server:
             host = socket.gethostname()
             log.info("%s: nodes reach it with --ip %s --port %d", self._name, host, self.port)
         if self._helper is not None:
-            self._helper.start(self._loop, self.port)  # before there is a line that it could garble
+            # Before there is a line that it could garble.
+            inside = Inside(self._farm, self._connections, self._tally)
+            self._helper.start(self._loop, self.port, inside)
         line = line_wanted(config.progress)
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)

@@ -78,6 +78,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         *("--task-timeout", "1.5"),
         "--no-speculate",
         *("--journal", "my.journal"),
+        *("--chaos", "7"),
         "--no-progress",
         "-vv",
     )
@@ -99,6 +100,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         task_timeout=1.5,
         speculate=False,
         journal=Path("my.journal"),
+        chaos=7,
         progress=False,
         verbose=2,
     )

@@ -61,6 +61,7 @@ def test_defaults() -> None:
         "secret_key": None,
         "key_file": None,
         "journal": None,
+        "chaos": None,
         "progress": None,
         "verbose": 0,
         "sources": {},
@@ -120,6 +121,7 @@ def test_repr_has_no_key() -> None:
         ("max_attempts", 1, 1),
         ("max_losses", 1, 1),
         ("task_timeout", 1, 1.0),
+        ("chaos", -1, -1),
         ("speculate", False, False),
         ("secret_key", KEY, KEY),
         ("secret_key", LINE, KEY),
@@ -144,6 +146,7 @@ def test_allowed(field: str, value: object, kept: object) -> None:
 HOST = "an IPv4 or IPv6 address or a host name, without a port"
 PORT = "a whole number from 0 to 65535; 0 lets a server take any free port"
 WORKERS = "a whole number from 1, or 'auto' for every core that this process may use"
+CHAOS = "a whole number, which says what will happen to the local run"
 FROM_ONE = "a whole number from 1"
 ABOVE_ZERO = "a number of seconds above 0"
 
@@ -163,6 +166,8 @@ ABOVE_ZERO = "a number of seconds above 0"
         ("ip", "[host]", "'[host]'", HOST),
         ("ip", 127, "127", HOST),
         ("bind", "*", "'*'", "an address or host name of this machine, without a port"),
+        ("chaos", True, "True", CHAOS),
+        ("chaos", 1.0, "1.0", CHAOS),
         ("port", -1, "-1", PORT),
         ("port", 65536, "65536", PORT),
         ("port", 80.0, "80.0", PORT),
@@ -383,7 +388,7 @@ def test_error_names_the_option() -> None:
 def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
-        f"unknown setting {name!r} (argument); {hint}allowed: bind, config, connect_timeout, "
+        f"unknown setting {name!r} (argument); {hint}allowed: bind, chaos, config, connect_timeout, "
         f"heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, port, progress, "
         f"reconnect_timeout, secret_key, speculate, start_method, task_timeout, verbose, workers"
     )

@@ -115,9 +115,10 @@ def test_summary_of_one() -> None:
 def test_summary_of_many() -> None:
     tally = Tally(0.0, merged=1000, retries=2, agents=3, nodes=12, process_seconds=7200)
     tally.lost_agents = tally.dead_workers = tally.failed = tally.dropped = 2
+    tally.strikes = 1
     assert tally.summary(700.0) == (
         "1000 tasks merged in 11:40 min, 2:00:00 h in process, 12 nodes from 3 agents, 2 retries, "
-        "2 agents lost, 2 workers died, 2 tasks failed, "
+        "2 agents lost, 2 workers died, 1 strike of chaos, 2 tasks failed, "
         "2 still running at the end, dropped"
     )
 

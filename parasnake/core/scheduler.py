@@ -247,6 +247,7 @@ class Scheduler:
         self._forgotten: dict[bytes, list[OpenTask]] = {}  # the user's to hand out again, by digest
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
+        self._spared: set[NodeKey | PeerId] = set()  # whose loss is charged to no task
         self._steps: deque[Step] = deque()
         self._in_vain: deque[tuple[NodeKey, TaskId]] = deque()  # who computes what is over
         self._held: dict[TaskId, Merge | Fail] = {}  # in order: what has ended before its turn
@@ -435,6 +436,13 @@ class Scheduler:
         if not self._awaiting:
             self._grace_over_at = None
 
+    def spare(self, *whom: NodeKey | PeerId) -> None:
+        """Somebody ends these nodes, or breaks these connections, on purpose: no task is to blame.
+
+        It holds as long as they are there: for the deaths of a node, for the loss of a connection.
+        """
+        self._spared.update(whom)
+
     def lose(self, key: NodeKey, loss: Loss, reason: str, remote: str = "") -> int:
         """A node is gone; returns how many tasks it had open.
 
@@ -469,6 +477,8 @@ class Scheduler:
         self._put_back(again, first=True)
 
     def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
+        if (node.key if loss is Loss.DIED else node.peer) in self._spared:
+            return
         if loss is Loss.DIED:
             self._blame(task, node, reason)
         elif loss is Loss.LOST:

@@ -41,11 +41,12 @@ LAYERS = [
             "places",
             "processes",
             "script",
+            "strikes",
         ),
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
+    {"agent", "chaos", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},

@@ -707,6 +707,24 @@ def test_deaths_and_exceptions_count_together() -> None:
     ]
 
 
+def test_what_somebody_ends_on_purpose_is_charged_to_no_task() -> None:
+    bench = Bench("xyz", Policy(max_attempts=1, max_losses=1))
+    bench.join("a", peer=1)
+    bench.join("b", peer=2)
+    bench.join("c", peer=3)
+    bench.scheduler.spare(key("a"), PeerId(2))
+    assert bench.lose("a", Loss.DIED) == ["retry 0 by a: gone", "timeout a"]
+    assert bench.lose("b", Loss.LOST) == ["retry 1 by b: gone", "timeout b"]
+    assert bench.lose("c", Loss.DIED) == ["fail 2 by c: gone", "timeout c"]
+
+
+def test_a_node_on_a_connection_that_is_broken_on_purpose_may_die_by_itself() -> None:
+    bench = Bench("x", Policy(max_attempts=1))
+    bench.join("a", peer=1)
+    bench.scheduler.spare(PeerId(1))
+    assert bench.lose("a", Loss.DIED) == ["fail 0 by a: gone", "timeout a"]
+
+
 def prefetching(tasks: int = 3) -> Bench:
     """Return a bench whose node ``a`` has this many open tasks, from 1 on."""
     bench = Bench(range(tasks + 1))
