@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import runpy
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +63,8 @@ def long_stop(strike: Strike) -> bool:
 
 def test_the_same_seed_means_the_same_strikes() -> None:
     assert drawn(1) == drawn(1)
+    others = drawn(1, heartbeat_timeout=10.0)
+    assert [strike[:2] for strike in others] == [strike[:2] for strike in drawn(1)]
     assert len({tuple(drawn(seed, 3)) for seed in (-1, 0, 1, 2, 10**30)}) == 5
 
 
@@ -276,16 +280,26 @@ def test_a_hook_that_raises_ends_the_chaos_too(caplog: pytest.LogCaptureFixture)
     assert not psutil.Process().children(recursive=True)
 
 
-def test_the_same_app_may_run_again_with_another_seed() -> None:
+@pytest.mark.parametrize("descriptors_of_processes", [True, False])
+def test_the_same_app_may_run_again_with_another_seed(
+    monkeypatch: pytest.MonkeyPatch, descriptors_of_processes: bool
+) -> None:
+    if not descriptors_of_processes:  # not every system has them
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
     app = Parasnake("again")
     merged: list[int] = []
 
     @app.new_data
     def numbers() -> Iterator[int]:
-        yield from range(10)
+        yield from range(30)
 
-    app.process(lambda data: data)
+    def slow(data: int) -> int:
+        time.sleep(0.02)
+        return data
+
+    app.process(slow)
     app.result(merged.append)
-    for seed in (1, 2):
-        app.run(local=2, start_method="fork", chaos=seed)
-    assert sorted(merged) == sorted([*range(10), *range(10)])
+    for kind in (Kind.KILL_AGENT, Kind.KILL_WORKER):
+        app.run(local=2, start_method="fork", chaos=int(seed_for(kind)))
+    assert sorted(merged) == sorted([*range(30), *range(30)])
+    assert not psutil.Process().children(recursive=True)
