@@ -237,9 +237,9 @@ class Chaos:
         self._over = True
         for target in self._targets:
             target.expect_end()
-            target.send(signal.SIGTERM)
+            target.ask_to_leave()
         for target in self._targets:
-            target.stop()
+            target.see_off()
 
     # ---- when
 

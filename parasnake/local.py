@@ -138,10 +138,18 @@ class LocalAgent:
 
     def stop(self) -> None:
         """See the agent off. It has been told to leave, unless it has not reached the server yet."""
-        child = self._child
-        if child is not None:
-            child.terminate()
-            child.wait(LEAVE_SECONDS)
+        self.ask_to_leave()
+        self.see_off()
+
+    def ask_to_leave(self) -> None:
+        """Send it the signal for that, only once: a second one would interrupt its goodbye."""
+        if self._child is not None:
+            self._child.terminate()
+
+    def see_off(self) -> None:
+        """Wait until it has left, not for long."""
+        if self._child is not None:
+            self._child.wait(LEAVE_SECONDS)
             self._free()
 
     def _free(self) -> None:

@@ -265,6 +265,7 @@ def test_nothing_is_left_stopped(start: Start, tmp_path: Path, how: str, kind: K
         run.interrupt()
         assert run.wait() == 130, run.err
     wait_until(lambda: gone(run))
+    assert "Traceback" not in run.err
 
 
 def test_a_hook_that_raises_ends_the_chaos_too(caplog: pytest.LogCaptureFixture) -> None:
