@@ -22,7 +22,7 @@ from pathlib import Path
 
 from parasnake.loop import READ, WRITE, Loop
 
-PIECE_BYTES = select.PIPE_BUF
+PIECE_BYTES = getattr(select, "PIPE_BUF", 512)  # what POSIX promises at least
 """A pipe that can be written to takes so many bytes without a wait."""
 READ_BYTES = 1 << 16
 LAST_READS = 16

@@ -411,6 +411,21 @@ def _texts_in(path: Path) -> Iterator[str]:
                     yield piece.strip()
 
 
+def test_every_fault_in_the_table_has_tests_that_exist() -> None:
+    for happens, seen, shown in read_table("reliability.md", "what happens", "what you see"):
+        assert happens
+        assert seen
+        assert code_in(shown), happens
+        for name in code_in(shown):
+            file, *path = name.split("::")
+            scope: list[ast.stmt] = ast.parse((ROOT / "tests" / file).read_text()).body
+            for part in path:
+                (found,) = (node for node in scope if getattr(node, "name", "") == part)
+                assert isinstance(found, ast.ClassDef | ast.FunctionDef), name
+                scope = found.body
+            assert path[-1].startswith("test_"), name
+
+
 def test_the_changes_begin_with_this_version() -> None:
     found = re.search(r"(?m)^## (\S+)$", (DOCS / "CHANGELOG.md").read_text())
     assert found is not None

@@ -633,6 +633,62 @@ class TestLostAgents:
         assert f"pid {agent.pid}" in error
 
 
+class TestPoison:
+    """A task that kills whoever computes it."""
+
+    def test_it_is_tried_on_different_agents(self, start: Start, tmp_path: Path) -> None:
+        server, node = serve(start, "patient.py", "--max-attempts", "2", "-v")
+        agents = [start("patient.py", *node) for _ in range(2)]
+        server.wait_for("(?s)(node \\S+ of .*){2}")  # both are ready
+        died_on = set()
+        old: set[int] = set()
+        for _ in range(2):
+            (worker,) = wait_until(lambda: started(tmp_path) - old)
+            old.add(worker)
+            died_on.add(psutil.Process(worker).ppid())
+            os.kill(worker, signal.SIGKILL)
+        assert server.wait() == 1
+        assert died_on == {agent.pid for agent in agents}
+        error = server.err.splitlines()[-1]
+        assert "task 0 has failed after 2 failed attempts; the last one: its worker on " in error
+        assert "killed by signal 9 (SIGKILL); its peak memory was " in error
+
+    def test_handed_out_again_by_the_user_it_is_known_by_its_data(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        run = start("poison.py", "--local", "2")
+        assert run.wait() == 1
+        assert len(started(tmp_path, "poison")) == 3
+        assert run.out == "lost poison\n" * 2
+        error = run.err.splitlines()[-1]
+        assert re.search(r"task \d has failed after 3 failed attempts; .*with status 9", error)
+
+    def test_also_when_it_was_being_computed_on_lost_agents(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        server, node = serve(start, "poison.py", "--max-losses", "2")
+        old: set[int] = set()
+        for _ in range(2):
+            agent = start("poison.py", *node, "--wait")
+            old |= wait_until(lambda: started(tmp_path, "poison") - old)  # noqa: B023
+            agent.kill()
+        assert server.wait() == 1
+        assert server.out == "lost poison\n"
+        error = server.err.splitlines()[-1]
+        assert re.search(r"task 1 has failed after 0 failed attempts and 2 lost nodes; .*", error)
+
+    def test_a_failed_hook_takes_it_off_the_books_before_node_timeout(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        run = start("poison.py", "--local", "2", "--forgive")
+        assert run.wait() == 0, run.err
+        assert len(started(tmp_path, "poison")) == 3
+        lost, again, failed, finished = run.out.splitlines()
+        assert (lost, again) == ("lost poison", "lost poison")
+        assert failed.startswith("failed task ")
+        assert finished == "finished ['a', 'b', 'c', 'poison']"
+
+
 class TestSlowNodes:
     def test_the_last_task_sits_on_a_slow_one(self, start: Start, tmp_path: Path) -> None:
         server, node = serve(start, "uneven.py")
@@ -785,6 +841,20 @@ def test_descriptors_are_used_up(start: Start, tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         assert (server.wait(), agent.wait()) == (0, 0), server.err
     assert server.out.splitlines() == ["merged 0", "finished [0]"]
+
+
+def test_the_limit_of_descriptors_is_raised(start: Start, tmp_path: Path) -> None:
+    few = ("/bin/sh", "-c", 'ulimit -S -n 40; exec "$0" "$@"', sys.executable)
+    server = start("patient.py", "--server", "--port", "0", "--bind", "127.0.0.1", python=few)
+    port = server.port()
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", int(port))))
+        agent = start("patient.py", "--port", port)
+        wait_until(lambda: started(tmp_path))
+        (tmp_path / "go").touch()
+        assert (server.wait(), agent.wait()) == (0, 0), server.err
+    assert "no more connections" not in server.err
 
 
 def test_nobody_can_say_quit_in_a_way_that_hurts(start: Start) -> None:

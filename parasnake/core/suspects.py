@@ -51,8 +51,7 @@ class Suspects(Generic[T]):
 
     def succeeded(self, peer: PeerId) -> None:
         """A result of this agent has come."""
-        if self._records:
-            self._records.pop(peer, None)
+        self._records.pop(peer, None)
 
     def failed(self, peer: PeerId, task_id: TaskId, task: T, results: int, now: float) -> list[T]:
         """A task went wrong there, when there were so many results of all agents.
