@@ -8,7 +8,7 @@ import pytest
 from test_crew import HELLO as CREW_HELLO
 from test_crew import RESULT, SEED, TASK, WELCOME, at_work, welcomed
 from test_crew import steps as crew_steps
-from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, farm_with, steps, welcome
+from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, C, farm_with, steps, welcome
 
 from parasnake.core.crew import (
     Away,
@@ -55,7 +55,7 @@ from parasnake.core.messages import (
     Task,
     Want,
 )
-from parasnake.core.scheduler import Merge, Retry, TellTimeout, digest_of
+from parasnake.core.scheduler import Merge, Policy, Retry, TellTimeout, digest_of
 from parasnake.errors import ConnectionLostError, MessageError
 
 OTHER_JOB = WELCOME._replace(job=JobId(b"of another job.."))
@@ -436,6 +436,21 @@ def test_only_what_is_on_disk_is_safe_where_there_is_a_disk() -> None:
     assert steps(farm) == []
     farm.acknowledge(settled=1)
     assert steps(farm) == [Send(ONE, Taken(1))]
+
+
+def test_in_order_an_answer_is_not_safe_before_its_turn() -> None:
+    farm = farm_with(ONE, job=replace(JOB, policy=Policy(ordered=True)), nodes=(A, B, C))
+    farm.scheduler.tick(10.0)
+    steps(farm, *[SQUARE] * 3)
+    answer(farm, 2, node=C)
+    farm.message(ONE, Heartbeat())
+    assert taken(farm) == []
+    answer(farm, 0, node=A)
+    assert taken(farm) == []
+    assert taken(farm) == []  # one hook has been called, but that of another task
+    answer(farm, 1, node=B)
+    assert taken(farm) == []
+    assert taken(farm) == [Send(ONE, Taken(1))]
 
 
 def test_who_is_gone_hears_nothing() -> None:
