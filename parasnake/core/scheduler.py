@@ -130,7 +130,7 @@ class Holding(NamedTuple):
     digest: bytes
     """Of the data, see ``digest_of``."""
     finished: bool
-    """Whether it has the result already, or an exception; else it computes it, or will."""
+    """Whether it has the result already; else it computes it, or will."""
 
 
 class Assign(NamedTuple):

@@ -105,6 +105,20 @@ def test_a_running_task_is_reported_and_its_result_goes_to_the_server() -> None:
     assert crew_steps(crew) == [ToServer(RESULT)]
 
 
+def test_a_failure_does_not_outlive_its_connection() -> None:
+    """The server may have charged it already, on this connection or before a restart."""
+    failure = Failure(A, *SENDING, 1.0, 0, "oops", "", "")
+    crew = at_work()
+    crew.message(TASK)
+    crew.worker_message(A, failure)
+    crew_steps(crew)
+    away(crew)
+    assert back(crew) == [Ready(A)]
+    crew.message(TASK)  # it may come again, also to the same node
+    crew.worker_message(A, failure)
+    assert crew_steps(crew) == [ToWorker(A, TASK), ToServer(failure)]
+
+
 def test_what_was_finished_meanwhile_is_sent_when_it_is_wanted() -> None:
     crew = at_work()
     crew.message(TASK)
