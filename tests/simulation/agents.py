@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parasnake import agent as shell
+from parasnake import payload
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
@@ -25,8 +26,8 @@ from parasnake.loop import READ
 from parasnake.worker import NodeHooks, Worker
 
 from .invariants import Books
-from .job import APP, Data, Plan, Truth, Whim, serial
-from .network import End, Listener, VirtualLoop, Wire
+from .job import APP, Data, Plan, Whim, serial
+from .network import Listener, VirtualLoop, Wire
 from .world import World
 
 KEY = b"the secret key of all these tests"[:32]
@@ -52,13 +53,15 @@ class VirtualWorker:
         self.death: str | None = None
         self._machine = machine
         wire = Wire(machine.world, latency=0.0)
-        self.channel: Any = wire.agent
+        channel: Any = wire.agent  # it does what a socket does
+        self.channel = channel
         self._end = wire.server
         self._loop = VirtualLoop(machine.world)
         self._loop.watch(self._end, READ, self._read)
         self._loop._on_ready = self._wake
         self._reader = MessageReader(TO_WORKER)
-        self._worker = Worker(node, NodeHooks(Hook("process", self._process), None), self.channel)
+        hooks = NodeHooks(Hook("process", self._process), None)
+        self._worker = Worker(node, hooks, channel)
         self._queue: list[Message] = []
         self._busy = False
         self._raises = False
@@ -208,7 +211,14 @@ class Machine:
     """
 
     def __init__(
-        self, world: World, plan: Plan, network: Network, books: Books, name: str, workers: int
+        self,
+        world: World,
+        plan: Plan,
+        network: Network,
+        books: Books,
+        *,
+        name: str,
+        workers: int,
     ) -> None:
         self.world = world
         self.plan = plan
@@ -254,7 +264,7 @@ class Machine:
             self.books.told_agent(self.agent, message)
             self.agent._crew.message(message, self.world.now)
 
-    def start(self, closing: list[Closable]) -> tuple[NodeKey, VirtualWorker]:
+    def start(self, closing: list[Closable]) -> tuple[NodeKey, Any]:
         """Start a worker, as the agent's ``Staff``."""
         del closing
         if self.world.chance(0.01):
@@ -266,8 +276,6 @@ class Machine:
 
     def index_of(self, task: Task) -> int:
         """What data this task has."""
-        from parasnake import payload
-
         index: int = payload.loads(task.payload[0])[0]
         return index
 

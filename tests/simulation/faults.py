@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .agents import Machine, Network
+from .agents import BOOT_S, Machine, Network
 from .invariants import Books
 from .job import Plan
 from .network import NOTICED_LATE_S, Wire
@@ -39,7 +39,7 @@ class Scene:
         self.started += 1
         name, workers = f"agent {self.started}", self.world.random.choice([1, 1, 2, 3])
         self.machines.append(
-            Machine(self.world, self.plan, self.network, self.books, name, workers)
+            Machine(self.world, self.plan, self.network, self.books, name=name, workers=workers)
         )
 
     def a_machine(self) -> Machine | None:
@@ -146,9 +146,7 @@ def power_cut(scene: Scene) -> None:
 def freeze_server(scene: Scene) -> None:
     """SIGSTOP for the server, and SIGCONT sooner or later than the heartbeat timeout."""
     if scene.life is not None:
-        scene.life.freeze(
-            scene.plan.heartbeat_timeout * scene.world.random.choice([0.5, 1.0, 3.0])
-        )
+        scene.life.freeze(scene.plan.heartbeat_timeout * scene.world.random.choice([0.5, 1.0, 3.0]))
 
 
 def terminate_server(scene: Scene) -> None:
@@ -175,8 +173,8 @@ FAULTS: dict[Callable[[Scene], None], int] = {
     cut_off: 1,
     send_home: 1,
     start_agent: 3,
-    kill_server: 4,
-    power_cut: 1,
+    kill_server: 5,
+    power_cut: 3,
     freeze_server: 1,
     terminate_server: 1,
     another_job: 1,
@@ -188,7 +186,8 @@ def plan_faults(scene: Scene) -> float:
     """Draw what goes wrong and when; returns when that is over."""
     world = scene.world
     random = world.random
-    span = random.choice([2.0, 10.0, 40.0])
+    job = BOOT_S[1] + sum(scene.plan.seconds) / 3  # about as long as it takes if nothing happens
+    span = job * random.choice([0.5, 1.0, 2.0])
     kinds, weights = list(FAULTS), list(FAULTS.values())
     for kind in random.choices(kinds, weights, k=random.choice([0, 1, 3, 6, 12])):
         world.after(random.uniform(0.0, span), _happening(scene, kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from parasnake import agent, gate, journal, server
+from parasnake import agent, gate, journal, net, server
 
 from .agents import Network
 from .faults import Scene, plan_faults
@@ -69,9 +70,7 @@ def run(seed: int, *, keep: bool = False) -> Verdict:
             violation = _first(found)
             world.tell(f"VIOLATION: {violation}")
     servers = history.servers if history is not None else 0
-    return Verdict(
-        seed, violation, world.trace.digest, world.events, servers, world.trace.lines
-    )
+    return Verdict(seed, violation, world.trace.digest, world.events, servers, world.trace.lines)
 
 
 def _first(found: Violation) -> Violation:
@@ -175,8 +174,8 @@ def _virtual(world: World) -> Iterator[None]:
             (journal, "time", clock),
             (os, "urandom", world.random.randbytes),
             (os, "getpid", lambda: 4711),
-            (agent.socket, "gethostname", lambda: "machine"),
-            (gate.net, "prepare", lambda _: None),
+            (socket, "gethostname", lambda: "machine"),
+            (net, "prepare", lambda _: None),
             (gate, "_raise_descriptor_limit", lambda: 1 << 30),
             (journal, "network_file_system", lambda _: None),
         ):
@@ -198,7 +197,7 @@ def _serving(world: World, life: Life) -> Iterator[None]:
         for target, name, value in (
             (server, "Loop", lambda: ServerLoop(world, life.point)),
             (server, "Journal", open_journal),
-            (gate.net, "listen", lambda *_: life.listen()),
+            (net, "listen", lambda *_: life.listen()),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

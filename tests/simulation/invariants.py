@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from parasnake.agent import Agent
-from parasnake.core.farm import AgentLeft, Send
-from parasnake.core.farm import Step as Step
+from parasnake.core.farm import AgentLeft, Send, Step
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.messages import Cancel, Failure, Message, Result, Taken, Task
 from parasnake.core.scheduler import (
@@ -33,7 +32,6 @@ from .job import Plan, Truth, User
 from .network import Wire
 from .world import Violation, World
 
-F = TypeVar("F", bound=Callable[..., Any])
 Answered = tuple[NodeKey, TaskId, Attempt]
 
 
@@ -60,12 +58,15 @@ class Books:
         self._sent: defaultdict[int, set[NodeKey]] = defaultdict(set)
         self._kept: dict[NodeKey, set[tuple[TaskId, Attempt]]] = {}
         self._dismissed: set[Answered] = set()
+        self._dead: set[NodeKey] = set()
 
     # ---- what the machines tell
 
     def sent(self, index: int, node: NodeKey) -> None:
         """Data goes to a node."""
         self._sent[index].add(node)
+        if node in self._dead:  # the server will not know that it never got there
+            self.truth.failures[index] += 1
 
     def computed(self, node: NodeKey, index: int) -> None:
         """A worker is through with it."""
@@ -73,6 +74,7 @@ class Books:
 
     def worker_died(self, node: NodeKey) -> None:
         """What it had, or was to get, may be charged with that."""
+        self._dead.add(node)
         for index, nodes in self._sent.items():
             if node in nodes:
                 nodes.discard(node)
@@ -96,7 +98,8 @@ class Books:
         """An agent has had its turn."""
         kept = {}
         for node, worker in agent._crew.workers.items():
-            kept[node] = set(worker.answered)
+            answered = worker.answered.items()
+            kept[node] = {s for s, answer in answered if isinstance(answer.message, Result)}
             for sending in self._kept.get(node, set()) - kept[node]:
                 if (node, *sending) not in self._dismissed:
                     raise Violation("agents keep their answers until they are safe", str(sending))
@@ -111,7 +114,7 @@ class Answers:
 
     wire: Wire
     tasks: list[TaskId | None] = field(default_factory=list)
-    """For each answer its task, if it was accepted."""
+    """For each answer its task, if that has ended with it."""
 
 
 class Watch:
@@ -122,9 +125,7 @@ class Watch:
     point: is called before each step: the server may be stopped, or end, just there
     """
 
-    def __init__(
-        self, books: Books, server: Server, user: User, point: Callable[[], None]
-    ) -> None:
+    def __init__(self, books: Books, server: Server, user: User, point: Callable[[], None]) -> None:
         self.books = books
         self.server = server
         self.user = user
@@ -138,6 +139,7 @@ class Watch:
         self._settled: set[TaskId] = set()
         self._charges: dict[int, tuple[Retry, int]] = {}
         self._set_aside = False
+        self._used: set[tuple[TaskId, Attempt]] = set()
         self._put_in()
 
     def _put_in(self) -> None:
@@ -152,6 +154,7 @@ class Watch:
             (scheduler, "lose", self._lose),
             (scheduler, "settled", self._settle),
             (scheduler, "restore", self._restore),
+            (scheduler, "join", self._join),
             (farm, "message", self._message),
         ):
             original = getattr(owner, name)
@@ -184,8 +187,21 @@ class Watch:
             raise Violation("no node gets more than its depth", f"{node}")
         if task.id in self._settled:
             raise Violation("what is merged is not computed again", f"task {task.id}")
+        if (task.id, attempt) in self._used:
+            raise Violation("an attempt has one number", f"{task.id}.{attempt} again")
+        self._used.add((task.id, attempt))
         self.books.sent(index, node.key)
         return original(step)
+
+    def _join(
+        self, original: Callable[..., list[bool]], key: NodeKey, peer: PeerId, held: Any = ()
+    ) -> list[bool]:
+        wanted = original(key, peer, held)
+        # What is finished and not wanted is forgotten there.
+        self._used |= {
+            (h.task, h.attempt) for h, w in zip(held, wanted, strict=True) if w or not h.finished
+        }
+        return wanted
 
     def _connected(self, original: Callable[..., None], peer: PeerId, *rest: Any) -> None:
         end: Any = self.server._connections[peer].raw
@@ -210,7 +226,7 @@ class Watch:
         return wanted
 
     def _note_answer(self, wanted: bool, node: NodeKey, task: TaskId) -> bool:
-        if wanted:
+        if wanted and task not in self._scheduler._tasks:
             answers = self._answers.get(self._scheduler.nodes[node].peer)
             if answers is not None:
                 answers.tasks[-1] = task
@@ -221,9 +237,7 @@ class Watch:
             if isinstance(step, Retry):
                 self._charges.setdefault(id(step), (step, step.task.failures))
 
-    def _lose(
-        self, original: Callable[..., int], key: NodeKey, loss: Loss, *rest: Any
-    ) -> int:
+    def _lose(self, original: Callable[..., int], key: NodeKey, loss: Loss, *rest: Any) -> int:
         node, scheduler = self._scheduler.nodes[key], self._scheduler
         tasks = [task for task in map(scheduler._tasks.get, node.open) if task is not None]
         before = sum(task.failures + task.losses for task in tasks)
@@ -285,12 +299,7 @@ class Watch:
         spent = task.failures >= plan.max_attempts or task.losses >= plan.max_losses
         if not spent and index not in plan.unsendable:
             raise Violation("a task fails for a reason", f"{task.failures}, {task.losses}")
-        self._check_charge(task)
-
-    def _check_charge(self, task: OpenTask) -> None:
-        index = self.user.data_of[task.id]
         charges_are_true(self._scheduler, self.user, self.books, [task])
-        del index
 
     def _check_lost(self, peer: PeerId) -> None:
         """No agent is lost whose connection nothing has happened to."""
@@ -306,7 +315,11 @@ class Watch:
             raise Violation("replay repeats", f"call {same} was {then[same]}, is {now[same]}")
         if memory.power_cut:
             return
-        lost = [call for call in then[len(now) :] if call[0] != "new_data"]
+        # A job that is done is repeated up to its last merge.
+        journal = self.server._journal
+        done = journal is not None and journal.stored.done is not None
+        may_miss = {"new_data", "node_timeout"} if done else {"new_data"}
+        lost = [call for call in then[len(now) :] if call[0] not in may_miss]
         if lost:
             raise Violation("replay repeats", f"nobody remembers {lost[:3]}")
 
@@ -315,9 +328,7 @@ class Watch:
         for task_id, failures in memory.charged.items():
             task = tasks.get(task_id)
             if task is not None and task.failures < failures:
-                raise Violation(
-                    "charges survive", f"task {task_id}: {failures} -> {task.failures}"
-                )
+                raise Violation("charges survive", f"task {task_id}: {failures} -> {task.failures}")
         lost = memory.taken & tasks.keys()
         if lost:
             raise Violation("agents keep their answers until they are safe", f"lost: {lost}")
@@ -411,8 +422,8 @@ def charges_are_true(
 def counts_are_right(scheduler: Scheduler, user: User, books: Books) -> None:
     """The scheduler's sums are those of what it has."""
     del user, books
-    if scheduler.unsettled != len(_ended(scheduler)):
-        raise Violation("counts", f"{scheduler.unsettled} unsettled")
+    if scheduler._unsettled.keys() != _ended(scheduler):
+        raise Violation("counts", f"unsettled: {scheduler._unsettled}")
     for node in scheduler.nodes.values():
         if (node.key in scheduler._idle) != (not node.open and not node.unwanted):
             raise Violation("counts", f"{node} is idle or not")

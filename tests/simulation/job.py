@@ -74,6 +74,8 @@ class Plan:
     max_attempts: int
     max_losses: int
     journal: bool
+    adaptive: bool
+    """What comes next depends on how many results there are."""
 
     @property
     def user_reassigns(self) -> bool:
@@ -130,6 +132,7 @@ def draw_plan(random: random.Random) -> Plan:
         max_attempts=random.randint(1, 4),
         max_losses=random.randint(1, 5),
         journal=random.random() < 0.8,
+        adaptive=random.random() < 0.4,
     )
 
 
@@ -182,8 +185,8 @@ class User:
         new_data: dict[Manner, Callable[..., Any]] = {
             Manner.GENERATOR: self._generator,
             Manner.PLAIN: lambda: self._next(None),
-            Manner.BY_NODE: lambda node_id: self._next(node_id),
-            Manner.OLD: lambda node_id: self._next(node_id),
+            Manner.BY_NODE: self._next_for,
+            Manner.OLD: self._next_for,
         }
         table.register("new_data", new_data[plan.manner])
         table.register("result", self._result, ordered=plan.ordered)
@@ -196,7 +199,7 @@ class User:
         if plan.init == "agent":
             table.register("init_data", lambda: "for an agent")
         if plan.init == "node":
-            table.register("init_data", lambda node_id: str(node_id))
+            table.register("init_data", self._init_for)
         return table
 
     def is_done(self) -> bool:
@@ -209,14 +212,25 @@ class User:
         while self._todo:
             yield self._next(None)
 
+    def _next_for(self, node_id: NodeId) -> object:
+        return self._next(node_id)
+
+    def _init_for(self, node_id: NodeId) -> str:
+        return f"for {node_id}"
+
     def _next(self, node: NodeId | None) -> object:
         self._pause()
         if not self._todo or self._moods.random() < self._plan.nones:
             self.calls.append(("new_data", None))
             return None
+        if self._plan.adaptive:
+            self._todo.rotate(3 * len(self.merged))
         index = self._todo.popleft()
         if node is not None:
-            self._alternate(node in self.works_on, f"new data for {node}, which has some")
+            forgetful = self._plan.forgetful
+            self._alternate(
+                node in self.works_on and not forgetful, f"new data for {node}, which has some"
+            )
             self.works_on[node] = index
         self.open.pop(next((t for t, i in self.open.items() if i == index), -1), None)
         self.open[len(self.data_of)] = index
@@ -267,7 +281,7 @@ class User:
         del self.open[task]
         if self._plan.ordered and self._plan.with_failed and task > min(self.open, default=task):
             raise Violation("in order", f"data {index} before task {min(self.open)}")
-        if self._plan.by_node:
+        if self._plan.by_node and not self._plan.forgetful:
             self._alternate(self.works_on.pop(node, None) != index, f"data {index} of {node}")
 
     @staticmethod

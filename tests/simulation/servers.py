@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 from collections.abc import Callable
 from enum import Enum, auto
@@ -13,13 +11,13 @@ from typing import Any
 from parasnake import journal as journals
 from parasnake import server as shell
 from parasnake.config import Config
-from parasnake.errors import Interrupted, ParasnakeError
+from parasnake.errors import HookError, Interrupted, ParasnakeError, TaskFailed
 
 from .agents import KEY, Network
 from .invariants import Books, Watch
 from .job import APP, Plan, User
 from .network import NOTICED_LATE_S, Listener, VirtualLoop
-from .world import World
+from .world import Violation, World
 
 
 class Crash(BaseException):
@@ -115,12 +113,7 @@ class Disk:
 
 
 class Life:
-    """One server process.
-
-    Parameters
-    ----------
-    server_hooks: a point may be anywhere; see ``point``
-    """
+    """One server process, and the user's script in it."""
 
     def __init__(
         self, world: World, plan: Plan, network: Network, books: Books, disk: Disk
@@ -181,7 +174,8 @@ class Life:
                 continue
             wire.troubled = True
             if end is End.POWER_CUT:
-                late = self.world.random.uniform(*NOTICED_LATE_S)
+                random = self.world.random
+                late = random.uniform(*random.choice([(0.0, 1.0), NOTICED_LATE_S]))
                 wire.cut(agent_hears=late, server_hears=0.0)
             else:
                 wire.server.close()
@@ -223,10 +217,6 @@ class Life:
 
     def _check_error(self, error: ParasnakeError) -> None:
         """The server may raise what its user deserves, and nothing else."""
-        from parasnake.errors import HookError, TaskFailed
-
-        from .world import Violation
-
         expected = isinstance(error, HookError) or (
             isinstance(error, TaskFailed) and not self.plan.with_failed
         )
@@ -256,6 +246,3 @@ class Life:
         """What ``net.listen`` gives."""
         self.network.listener = Listener()
         return [self.network.listener]
-
-
-__all__ = ["Crash", "Disk", "End", "Life", "ServerLoop", "WatchedJournal", "errno", "os"]
