@@ -180,8 +180,8 @@ class Gate:
         self._unproven_timer = None
         now = self._loop.now()
         for peer_id, (connection, since, address) in list(self._unproven.items()):
-            if now - since < UNPROVEN_SECONDS:
-                when = since + UNPROVEN_SECONDS
+            when = since + UNPROVEN_SECONDS
+            if now < when:  # the very sum, or rounding would call this again and again
                 self._unproven_timer = self._loop.call_at(when, self._drop_unproven)
                 return
             connection.close()

@@ -234,6 +234,9 @@ class Crew:
             self._say(AskInit(node))
         if not worker.ready:
             return
+        # A failure may have been charged already; without it the task is tried again at no charge.
+        kept = worker.answered.items()
+        worker.answered = {s: answer for s, answer in kept if isinstance(answer.message, Result)}
         for (task, attempt), answer in worker.answered.items():
             self._say(Held(node, task, attempt, digest_of(answer.data), True))
         for (task, attempt), data in worker.open.items():

@@ -398,15 +398,15 @@ class Farm:
     def acknowledge(self, settled: int | None = None) -> None:
         """Have agents told which of their answers they need not keep; to be called now and then.
 
-        An answer is safe when its hook has been called: after the first ``settled`` of them, by
-        default all that were (``Scheduler.settled_so_far``). With a journal: all that are on disk.
+        An answer is safe when the hook of its task has been called. Those of the first ``settled``
+        tasks that have ended are, by default ``Scheduler.settled_so_far``; with a journal: of those
+        that are on disk.
         """
         scheduler = self.scheduler
         settled = scheduler.settled_so_far if settled is None else settled
         if self._safe_at is None and self._due:
             due = [self._peers[peer_id] for peer_id in self._due if peer_id in self._peers]
-            count = scheduler.settled_so_far + scheduler.unsettled
-            self._safe_at = count, {peer.id: peer.answers for peer in due}
+            self._safe_at = scheduler.ended_so_far, {peer.id: peer.answers for peer in due}
             self._due.clear()
         if self._safe_at is None or settled < self._safe_at[0]:
             return

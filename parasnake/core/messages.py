@@ -111,8 +111,9 @@ class Failure(NamedTuple):
 class Held(NamedTuple):
     """Agent to server, after its return and before ``Ready``: this node has this task.
 
-    ``digest`` is that of the data. If it is ``finished``, the agent has the answer and keeps it for
-    a ``Want``; else it will come.
+    ``digest`` is that of the data. If it is ``finished``, the agent has the result and keeps it for
+    a ``Want``; else the answer will come. A failure does not outlive its connection: it may have been
+    charged, and must not be charged twice.
     """
 
     node: NodeKey

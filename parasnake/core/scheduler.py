@@ -130,7 +130,7 @@ class Holding(NamedTuple):
     digest: bytes
     """Of the data, see ``digest_of``."""
     finished: bool
-    """Whether it has the result already, or an exception; else it computes it, or will."""
+    """Whether it has the result already; else it computes it, or will."""
 
 
 class Assign(NamedTuple):
@@ -254,8 +254,8 @@ class Scheduler:
         self._held_bytes = 0
         self._turn = 0  # in order: the id of the task whose end comes next
         self._next_id = 0
-        self._unsettled = 0  # steps Merge and Fail that have not been answered
-        self._settled = 0
+        self._unsettled: dict[TaskId, int] = {}  # ended, hook not called: how many ended before
+        self._ended = 0
         self._unmerged_bytes = 0
         self._exhausted = False
         self._stopped = False
@@ -309,14 +309,17 @@ class Scheduler:
         return task.size if task is not None else 0
 
     @property
-    def unsettled(self) -> int:
-        """How many tasks have ended whose hook has not been called."""
-        return self._unsettled
+    def ended_so_far(self) -> int:
+        """How many tasks have ended, whether their hooks have been called or not."""
+        return self._ended
 
     @property
     def settled_so_far(self) -> int:
-        """How many tasks have ended and been settled."""
-        return self._settled
+        """How many of the tasks that have ended are settled, counted up to the first that is not.
+
+        In order, hooks are called in another order than that of the ends.
+        """
+        return next(iter(self._unsettled.values()), self._ended)
 
     @property
     def pending(self) -> Iterable[Step]:
@@ -660,7 +663,6 @@ class Scheduler:
             self._watch()
         self._close(task)
         task.payload, task.size = (), size
-        self._unsettled += 1
         self._end(Merge(task, key, seconds, payload))
         return True
 
@@ -695,8 +697,7 @@ class Scheduler:
 
     def settled(self, task: OpenTask) -> None:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
-        self._unsettled -= 1
-        self._settled += 1
+        del self._unsettled[task.id]
         self._unmerged_bytes -= task.size
         task.data = None
         if self._owed.get(task.owner) == task.id:
@@ -877,11 +878,12 @@ class Scheduler:
     def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
         self._close(task)
         task.payload, task.size = (), 0
-        self._unsettled += 1
         self._end(Fail(task, key, reason, remote))
 
     def _end(self, step: Merge | Fail) -> None:
         """The user shall hear of the end of a task, in order if that is wanted."""
+        self._unsettled[step.task.id] = self._ended
+        self._ended += 1
         if not self._policy.ordered or (self._policy.failure_ends_job and isinstance(step, Fail)):
             self._let_go(step)
             return

@@ -8,7 +8,7 @@ import pytest
 from test_crew import HELLO as CREW_HELLO
 from test_crew import RESULT, SEED, TASK, WELCOME, at_work, welcomed
 from test_crew import steps as crew_steps
-from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, farm_with, steps, welcome
+from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, C, farm_with, steps, welcome
 
 from parasnake.core.crew import (
     Away,
@@ -103,6 +103,20 @@ def test_a_running_task_is_reported_and_its_result_goes_to_the_server() -> None:
     assert back(crew) == [held(False), Ready(A)]
     crew.worker_message(A, RESULT)
     assert crew_steps(crew) == [ToServer(RESULT)]
+
+
+def test_a_failure_does_not_outlive_its_connection() -> None:
+    """The server may have charged it already, on this connection or before a restart."""
+    failure = Failure(A, *SENDING, 1.0, 0, "oops", "", "")
+    crew = at_work()
+    crew.message(TASK)
+    crew.worker_message(A, failure)
+    crew_steps(crew)
+    away(crew)
+    assert back(crew) == [Ready(A)]
+    crew.message(TASK)  # it may come again, also to the same node
+    crew.worker_message(A, failure)
+    assert crew_steps(crew) == [ToWorker(A, TASK), ToServer(failure)]
 
 
 def test_what_was_finished_meanwhile_is_sent_when_it_is_wanted() -> None:
@@ -447,6 +461,21 @@ def test_only_what_is_on_disk_is_safe_where_there_is_a_disk() -> None:
     assert steps(farm) == []
     farm.acknowledge(settled=1)
     assert steps(farm) == [Send(ONE, Taken(1))]
+
+
+def test_in_order_an_answer_is_not_safe_before_its_turn() -> None:
+    farm = farm_with(ONE, job=replace(JOB, policy=Policy(ordered=True)), nodes=(A, B, C))
+    farm.scheduler.tick(10.0)
+    steps(farm, *[SQUARE] * 3)
+    answer(farm, 2, node=C)
+    farm.message(ONE, Heartbeat())
+    assert taken(farm) == []
+    answer(farm, 0, node=A)
+    assert taken(farm) == []
+    assert taken(farm) == []  # one hook has been called, but that of another task
+    answer(farm, 1, node=B)
+    assert taken(farm) == []
+    assert taken(farm) == [Send(ONE, Taken(1))]
 
 
 def test_who_is_gone_hears_nothing() -> None:

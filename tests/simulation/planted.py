@@ -1,0 +1,226 @@
+"""Bugs made on purpose: the simulation has to find each of them, or it proves nothing.
+
+Each function breaks one thing while it is open. They are what a hasty change could do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+from parasnake.core import journal as entries
+from parasnake.core import scheduler as tasks
+from parasnake.core.crew import Crew
+from parasnake.core.farm import Farm
+from parasnake.core.ids import Attempt
+from parasnake.core.scheduler import Holding, Loss, Merge, Node, OpenTask, Scheduler
+from parasnake.recorder import Recorder
+from parasnake.replay import Replay
+from parasnake.server import Server
+
+from .history import run
+
+BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {}
+Bug = Callable[[], Iterator[None]]
+
+
+def bug(function: Bug) -> Bug:
+    """Register a bug under its function's name."""
+    BUGS[function.__name__] = contextlib.contextmanager(function)
+    return function
+
+
+def _instead(owner: type, name: str, replacement: Any) -> Any:
+    return mock.patch.object(owner, name, replacement)
+
+
+@bug
+def a_requeue_is_lost() -> Iterator[None]:
+    """Of the tasks of a node that is gone, the last is not sent again."""
+    put_back = Scheduler._put_back
+
+    def forgetful(self: Scheduler, again: list[OpenTask], *, first: bool = False) -> None:
+        put_back(self, again[:-1] if len(again) > 1 else again, first=first)
+
+    with _instead(Scheduler, "_put_back", forgetful):
+        yield
+
+
+@bug
+def a_late_duplicate_is_merged() -> Iterator[None]:
+    """The second result of a task that two nodes computed is taken, too."""
+    close, result = Scheduler._close, Scheduler.result
+
+    def keep(self: Scheduler, task: OpenTask) -> None:
+        vars(self).setdefault("over", {})[task.id] = task
+        close(self, task)
+
+    def greedy(self: Scheduler, *answer: Any) -> bool:
+        key, task, attempt, seconds, data = answer
+        node, again = self._nodes.get(key), vars(self).get("over", {}).get(task)
+        if again is not None and node is not None and node.open.get(task) == attempt:
+            self._steps.append(Merge(again, key, seconds, data))
+        return result(self, *answer)
+
+    with _instead(Scheduler, "_close", keep), _instead(Scheduler, "result", greedy):
+        yield
+
+
+@bug
+def answers_are_called_safe_too_early() -> Iterator[None]:
+    """Agents are told that their answers are safe when these have come, not when they are merged."""
+    acknowledge = Farm.acknowledge
+
+    def hasty(self: Farm, settled: int | None = None) -> None:
+        acknowledge(self, 1 << 60)
+
+    with _instead(Farm, "acknowledge", hasty):
+        yield
+
+
+@bug
+def other_data_is_not_noticed() -> Iterator[None]:
+    """What an agent kept is taken whatever data it was computed from."""
+    adopt = Scheduler._adopt
+
+    def trusting(self: Scheduler, node: Node, holding: Holding) -> bool:
+        task = self._tasks.get(holding.task)
+        digest = tasks.digest_of(task.payload) if task is not None else holding.digest
+        return adopt(self, node, holding._replace(digest=digest))
+
+    with _instead(Scheduler, "_adopt", trusting):
+        yield
+
+
+@bug
+def a_merge_is_written_after_its_hook() -> Iterator[None]:
+    """The journal has a merge when it is done, not before."""
+    note, settled = Recorder._note, Server._merge
+
+    def late(self: Recorder, step: Any) -> None:
+        if not isinstance(step, Merge):
+            note(self, step)
+
+    def merge(self: Server, step: Merge) -> None:
+        settled(self, step)
+        if self._recorder is not None:
+            note(self._recorder, step)
+
+    with _instead(Recorder, "_note", late), _instead(Server, "_merge", merge):
+        yield
+
+
+@bug
+def hand_outs_leave_before_they_are_written() -> Iterator[None]:
+    """A task goes out before the journal has it; only the last of a batch, to make it harder."""
+    handed_out = Recorder.handed_out
+
+    def late(self: Recorder, node: Any, payload: Any) -> None:
+        if self._scheduler.handed_out % 10:
+            handed_out(self, node, payload)
+
+    with _instead(Recorder, "handed_out", late):
+        yield
+
+
+@bug
+def a_restart_forgets_charges() -> Iterator[None]:
+    """What a task was charged with does not survive the server."""
+
+    def forgetful(self: Replay, entry: entries.Charged) -> None:
+        """Do nothing."""
+
+    with _instead(Replay, "_charged", forgetful):
+        yield
+
+
+@bug
+def an_attempt_number_is_used_again() -> Iterator[None]:
+    """A node that returns with an attempt does not keep its number from being given again."""
+    adopt = Scheduler._adopt
+
+    def careless(self: Scheduler, node: Node, holding: Holding) -> bool:
+        task = self._tasks.get(holding.task)
+        before = task.attempts if task is not None else 0
+        wanted = adopt(self, node, holding)
+        if task is not None:
+            task.attempts = Attempt(before)
+        return wanted
+
+    with _instead(Scheduler, "_adopt", careless):
+        yield
+
+
+@bug
+def a_death_is_charged_to_all() -> Iterator[None]:
+    """A node's death is charged to each of its tasks, not to the one that it was computing."""
+    requeue = Scheduler._requeue
+
+    def unjust(self: Scheduler, node: Node, loss: Loss, reason: str, remote: str) -> None:
+        for task in list(map(self._tasks.get, node.open))[1:]:
+            if task is not None:
+                self._charge(task, node, loss, reason)
+        requeue(self, node, loss, reason, remote)
+
+    with _instead(Scheduler, "_requeue", unjust):
+        yield
+
+
+@bug
+def answers_do_not_outlive_a_connection() -> Iterator[None]:
+    """An agent forgets what it has computed when its connection breaks."""
+    lost_server = Crew.lost_server
+
+    def forgetful(self: Crew, reason: str) -> None:
+        lost_server(self, reason)
+        for worker in self.workers.values():
+            worker.answered.clear()
+
+    with _instead(Crew, "lost_server", forgetful):
+        yield
+
+
+@bug
+def order_is_forgotten_at_a_restart() -> Iterator[None]:
+    """With ``ordered=True`` a restarted server begins with whatever comes first."""
+    restore = Scheduler.restore
+
+    def hasty(self: Scheduler, open_tasks: Any, **rest: Any) -> None:
+        restore(self, open_tasks, **rest)
+        self._turn += 1 if self._tasks else 0
+
+    with _instead(Scheduler, "restore", hasty):
+        yield
+
+
+@bug
+def silence_counts_while_the_server_sleeps() -> Iterator[None]:
+    """A server that was stopped takes its own absence for that of the agents."""
+
+    def rash(self: Server, listened_at: float) -> None:
+        if self._farm.tick(self._loop.now()):
+            self._changed = True
+
+    def deaf(self: Farm, peer_id: Any, now: float) -> None:
+        if self._heard.get(peer_id, now) + 0.9 * self.job.heartbeat_timeout > now:
+            heard(self, peer_id, now)
+
+    heard = Farm.heard
+    with _instead(Server, "_tick", rash), _instead(Farm, "heard", deaf):
+        yield
+
+
+def seeds_needed(name: str, most: int, first: int = 0) -> tuple[int, str] | None:
+    """Return how many seeds it took to find a bug, and by which promise; None if ``most`` did not."""
+    with BUGS[name]():
+        for seed in range(first, first + most):
+            try:
+                violation = run(seed).violation
+            except Exception as error:  # a bug that makes the program fail has been found as well
+                return seed - first + 1, f"{type(error).__name__}"
+            if violation is not None:
+                return seed - first + 1, violation.promise
+    return None
