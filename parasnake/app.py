@@ -157,6 +157,18 @@ class Parasnake:
         """Server, once after the last merge: what it returns, ``run`` returns."""
         return self._register("finish", function)
 
+    def checkpoint(self, function: Function) -> Function:
+        """Server with a journal, now and then: give the state of the job so far, as an object.
+
+        All that the other hooks have changed and need again. It takes the place of what the journal
+        has up to there. See docs/reliability.md.
+        """
+        return self._register("checkpoint", function)
+
+    def restore(self, function: Function) -> Function:
+        """Server with a journal, first thing after a restart: gets the ``state`` again."""
+        return self._register("restore", function)
+
     def _register(self, name: str, function: Function, **options: Any) -> Function:
         try:
             self._hooks.register(name, function, **options)

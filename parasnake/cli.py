@@ -88,6 +88,13 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SEED", "help": "with --local: kill and stop workers at random (none)"},
     ),
     (
+        ("--accept-new-code",),
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "go on from a journal though the code of process has changed (no)",
+        },
+    ),
+    (
         ("--progress",),
         {
             "action": argparse.BooleanOptionalAction,

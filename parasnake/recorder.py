@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from parasnake.core import journal as entries
 from parasnake.core import scheduler as tasks
+from parasnake.core.census import Census
 from parasnake.core.farm import Step
 from parasnake.core.ids import NodeKey, TaskId
 from parasnake.core.messages import Parts
@@ -26,6 +27,7 @@ class Recorder:
     scheduler: whose steps are done
     hooks: those that are there say what must be written
     host_of: says where a node is, for people, or "" if it is not there any more
+    census: counts what is merged, for checkpoints; None if there will be none
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class Recorder:
         scheduler: Scheduler,
         hooks: HookTable,
         host_of: Callable[[NodeKey], str],
+        census: Census | None = None,
     ) -> None:
         self._journal = journal
         self._scheduler = scheduler
         self._hooks = hooks
         self._host_of = host_of
+        self._census = census
         self._ahead = 0
 
     def before(self, step: Step) -> None:
@@ -46,6 +50,8 @@ class Recorder:
 
         One commit for many results is what makes a journal cheap. Only for steps in ``RECORDED``.
         """
+        if self._census is not None and type(step) is tasks.Merge:
+            self._census.merged(step.node, step.seconds)
         if self._ahead:
             self._ahead -= 1
             return
@@ -62,28 +68,66 @@ class Recorder:
             task = TaskId(self._scheduler.handed_out - 1)
             self._journal.handed_out(task, node, payload)
 
+    def met(self, node: NodeKey, name: str) -> None:
+        """A node has joined."""
+        self._journal.note(entries.Met(node, name))
+        if self._census is not None:
+            self._census.met(node, name)
+
+    def checkpoint(self, done: Callable[[], entries.Checkpoint]) -> int | None:
+        """Put what the job has come to, which ``done`` tells, in the place of all in the journal.
+
+        What is written already and not done yet is written again behind it. Returns how many bytes
+        it has become; None if it cannot be just now, because a task whose data could not be sent is
+        about to fail, and ``failed`` shall get that data.
+
+        Raises
+        ------
+        JournalError: it could not be written, and the journal is as it was
+        """
+        left = sorted(self._scheduler.unsettled_tasks(), key=lambda item: item[0].id)
+        if not all(task.payload for task, _ in left):
+            return None
+        steps = [step for step in self._scheduler.pending if type(step) in RECORDED]
+        written: list[entries.Entry] = [done()]
+        written += (
+            entries.Left(task.id, task.owner, task.failures, task.losses, is_users, task.payload)
+            for task, is_users in left
+        )
+        if self._census is not None:
+            nodes = {step.node for step in steps if type(step) is tasks.Merge}
+            written += self._census.cut(nodes | self._scheduler.nodes.keys())
+        for step in steps:
+            written += self._told(step)
+        size = self._journal.start_over(written)
+        self._ahead = len(steps)
+        return size
+
     def _note(self, step: Step) -> None:
         if type(step) is tasks.Merge:
             task, node, seconds, payload = step
             self._journal.merged(task.id, node, seconds, payload)
         else:
-            self._note_trouble(step)
+            for entry in self._told(step):
+                self._journal.note(entry)
 
-    def _note_trouble(self, step: Step) -> None:
-        note = self._journal.note
+    def _told(self, step: Step) -> Iterator[entries.Entry]:
+        """What there is to write about a step."""
         match step:
+            case tasks.Merge(task, node, seconds, payload):
+                yield entries.Merged(task.id, node, seconds, payload)
             case tasks.Retry(task):
-                note(entries.Charged(task.id, task.failures, task.losses))
+                yield entries.Charged(task.id, task.failures, task.losses)
             case tasks.Fail(task, node, reason, remote):
                 # Without the hook the job stops here, and shall have another try at a restart.
                 if self._hooks.failed is not None:
                     counts = (task.failures, task.losses)
                     host = self._host_of(node)
-                    note(entries.Failed(task.id, node, *counts, reason, host, remote))
+                    yield entries.Failed(task.id, node, *counts, reason, host, remote)
             case tasks.TellTimeout(node):
                 for task in self._scheduler.left_to_user(node):
-                    note(entries.Charged(task.id, task.failures, task.losses))
+                    yield entries.Charged(task.id, task.failures, task.losses)
                 if self._hooks.node_timeout is not None:
-                    note(entries.TimedOut(node))
+                    yield entries.TimedOut(node)
             case _:
-                note(entries.TakenBack())
+                yield entries.TakenBack()

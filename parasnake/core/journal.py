@@ -79,7 +79,55 @@ class Met(NamedTuple):
     name: str
 
 
-Entry = HandedOut | Nothing | Exhausted | Merged | Failed | Charged | TimedOut | TakenBack | Met
+class Checkpoint(NamedTuple):
+    """What the job had come to; all entries before this one are gone.
+
+    ``drawn`` tells how often the generator has given something, None included; ``seconds`` were spent
+    in ``process`` for what was merged. The payload is the user's own state.
+    """
+
+    handed_out: int
+    drawn: int
+    exhausted: bool
+    merged: int
+    failed: int
+    seconds: float
+    payload: Parts
+
+
+class Left(NamedTuple):
+    """After a ``Checkpoint``: a task that was not settled then, ``forgotten`` if it was the user's."""
+
+    task: TaskId
+    node: NodeKey
+    failures: int
+    losses: int
+    forgotten: bool
+    payload: Parts
+
+
+class Computed(NamedTuple):
+    """After a ``Checkpoint``: so many of the merged tasks came from this place."""
+
+    tasks: int
+    seconds: float
+    place: str
+
+
+Entry = (
+    HandedOut
+    | Nothing
+    | Exhausted
+    | Merged
+    | Failed
+    | Charged
+    | TimedOut
+    | TakenBack
+    | Met
+    | Checkpoint
+    | Left
+    | Computed
+)
 
 LAYOUTS: dict[type[Entry], Layout] = {
     HandedOut: Layout(1, "Q16s", payload=True),
@@ -91,6 +139,9 @@ LAYOUTS: dict[type[Entry], Layout] = {
     TimedOut: Layout(7, "16s"),
     TakenBack: Layout(8, ""),
     Met: Layout(9, "16s", texts=1),
+    Checkpoint: Layout(10, "QQ?QQd", payload=True),
+    Left: Layout(11, "Q16sII?", payload=True),
+    Computed: Layout(12, "Qd", texts=1),
 }
 
 

@@ -46,7 +46,10 @@ LAYERS = [
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "chaos", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
+    {
+        *("agent", "chaos", "checkpoints", "gate", "here", "local", "recorder", "replay", "report"),
+        *("server", "survey"),
+    },
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},
@@ -62,6 +65,8 @@ CORE = [
     "records",
     "messages",
     "journal",
+    "census",
+    "rhythm",
     "session",
     "seeds",
     "suspects",
