@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
-from parasnake import arguments, cli, keys, logs, script
+from parasnake import arguments, cli, instead, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.chaos import Chaos, Target, settings_for_chaos
 from parasnake.config import Config
@@ -224,6 +224,8 @@ class Parasnake:
         ConfigurationError, ConnectError, ConnectionLostError, RefusedError, NodeFailed: as ``run``
         Interrupted: SIGTERM came to the helper
         """
+        if instead.action is not None:
+            instead.action(self._name, self._hooks)
         self._hooks.check(Role.NODE)
         self._hooks.freeze()
         config = Config.load(settings)
@@ -238,6 +240,8 @@ class Parasnake:
 
     def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
         _refuse_in_worker()
+        if instead.action is not None:
+            instead.action(self._name, self._hooks)
         role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
         self._hooks.check(role)
         if role is not Role.LOCAL:

@@ -289,18 +289,25 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Write this soon."""
-        self._end_quiet()
+        if self._is_quiet:
+            self._end_quiet()
         self._added(write(entry, self._pending))
 
     def handed_out(self, task: TaskId, node: NodeKey, payload: Parts) -> None:
         """Write a ``HandedOut`` soon."""
-        self._end_quiet()
-        self._added(write_handed_out(task, node, payload, self._pending))
+        if self._is_quiet:
+            self._end_quiet()
+        self._size += write_handed_out(task, node, payload, self._pending)
+        if self._size > PENDING_BYTES:
+            self.commit()
 
     def merged(self, task: TaskId, node: NodeKey, seconds: float, payload: Parts) -> None:
         """Write a ``Merged`` soon."""
-        self._end_quiet()
-        self._added(write_merged(task, node, seconds, payload, self._pending))
+        if self._is_quiet:
+            self._end_quiet()
+        self._size += write_merged(task, node, seconds, payload, self._pending)
+        if self._size > PENDING_BYTES:
+            self.commit()
 
     def nothing(self, node: NodeKey) -> None:
         """``new_data`` had nothing for this node: that is written before the next entry."""
@@ -308,10 +315,9 @@ class Journal:
         self._is_quiet = True
 
     def _end_quiet(self) -> None:
-        if self._is_quiet:
-            self._is_quiet = False
-            for entry in self._quiet.take():
-                self._size += write(entry, self._pending)
+        self._is_quiet = False
+        for entry in self._quiet.take():
+            self._size += write(entry, self._pending)
 
     def _added(self, size: int) -> None:
         self._size += size
@@ -327,11 +333,7 @@ class Journal:
         """
         if not self._pending:
             return
-        at, first = time.time(), self._next
-        rows = [
-            (number, at, crc32(content), content)
-            for number, content in enumerate(_cut(self._pending, self._size), first)
-        ]
+        rows = list(self._rows(self._pending, self._size))
         with self._writing():
             if len(rows) == 1:
                 self._connection.execute(_ADD_ROW, rows[0])
@@ -355,22 +357,22 @@ class Journal:
         """
         pieces: list[Buffer] = []
         size = sum(write(entry, pieces) for entry in entries)
-        at, first = time.time(), self._next
-        rows = (
-            (number, at, crc32(content), content)
-            for number, content in enumerate(_cut(pieces, size), first)
-        )
         with self._writing():
             self._connection.execute("BEGIN")
             self._connection.execute("DELETE FROM stream")
-            self._connection.executemany(_ADD_ROW, rows)
-            self._connection.executemany(_ADD_META, [("first", first), ("cut", size)])
+            self._connection.executemany(_ADD_ROW, self._rows(pieces, size))
+            self._connection.executemany(_ADD_META, [("first", self._next), ("cut", size)])
             self._connection.execute("COMMIT")
         self._next = self.stored.last + 1
         self._pending.clear()
         self._quiet.take()
         self._size, self._is_quiet, self.grown = 0, False, 0
         return size
+
+    def _rows(self, pieces: Sequence[Buffer], size: int) -> Iterator[tuple[int, float, int, bytes]]:
+        at = time.time()
+        for number, content in enumerate(_cut(pieces, size), self._next):
+            yield number, at, crc32(content), content
 
     def accept(self, digest: str) -> None:
         """The code of ``process`` is another one from now on."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from parasnake.core import journal as entries
 from parasnake.core import scheduler as tasks
 from parasnake.core.census import Census
 from parasnake.core.farm import Step
-from parasnake.core.ids import NodeKey, TaskId
+from parasnake.core.ids import NodeKey
 from parasnake.core.messages import Parts
 from parasnake.core.scheduler import Scheduler
 from parasnake.hooks import HookTable
@@ -55,18 +55,14 @@ class Recorder:
         if self._ahead:
             self._ahead -= 1
             return
-        self._note(step)
-        for later in self._scheduler.pending:
-            if type(later) in RECORDED:
-                self._note(later)
-                self._ahead += 1
+        self._note([step])
+        self._ahead = self._note(self._scheduler.pending)
         self._journal.commit()
 
     def handed_out(self, node: NodeKey, payload: Parts) -> None:
         """``new_data`` has given the newest task, for this node."""
         if payload or self._hooks.failed is not None:
-            task = TaskId(self._scheduler.handed_out - 1)
-            self._journal.handed_out(task, node, payload)
+            self._journal.handed_out(self._scheduler.newest, node, payload)
 
     def met(self, node: NodeKey, name: str) -> None:
         """A node has joined."""
@@ -103,13 +99,19 @@ class Recorder:
         self._ahead = len(steps)
         return size
 
-    def _note(self, step: Step) -> None:
-        if type(step) is tasks.Merge:
-            task, node, seconds, payload = step
-            self._journal.merged(task.id, node, seconds, payload)
-        else:
-            for entry in self._told(step):
-                self._journal.note(entry)
+    def _note(self, steps: Iterable[Step]) -> int:
+        """Write what there is to write about these; returns how many of them are recorded."""
+        count, merged = 0, self._journal.merged
+        for step in steps:
+            if type(step) is tasks.Merge:  # nearly all are
+                merged(step[0].id, step[1], step[2], step[3])
+            elif type(step) in RECORDED:
+                for entry in self._told(step):
+                    self._journal.note(entry)
+            else:
+                continue
+            count += 1
+        return count
 
     def _told(self, step: Step) -> Iterator[entries.Entry]:
         """What there is to write about a step."""

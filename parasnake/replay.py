@@ -119,7 +119,7 @@ class Replay:
         if entry.task != self.handed_out:
             raise self._senseless(entry.task)
         data = self._caller.next_data(entry.node)
-        if data is None or data is EXHAUSTED or not _same(entry.payload, data):
+        if data is None or data is EXHAUSTED or not same(entry.payload, data):
             raise self._differs(_described(entry.payload), _brief(data))
         size = sum(map(len, entry.payload))
         kept = data if self._policy.keep_data else None
@@ -255,8 +255,8 @@ class Replay:
         return JournalError(f"journal {self._path}: it is damaged: {what}")
 
 
-def _same(recorded: Parts, data: object) -> bool:
-    """Whether data is what was recorded, which may have been pickled in another order (a set)."""
+def same(recorded: Parts, data: object) -> bool:
+    """Whether an object is what was recorded, which may have been pickled in another order (a set)."""
     try:
         now = b"".join(payload.dumps(data).parts)
     except PayloadError:

@@ -296,6 +296,11 @@ class Scheduler:
         return self._next_id
 
     @property
+    def newest(self) -> TaskId:
+        """The task that ``new_data`` has given last."""
+        return TaskId(self._next_id - 1)
+
+    @property
     def complete(self) -> bool:
         """Whether a generator is exhausted and all of its tasks have been settled."""
         return self._exhausted and not self._tasks and not self._unsettled

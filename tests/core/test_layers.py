@@ -30,6 +30,7 @@ LAYERS = [
             "isolation",
         ),
         *(
+            "instead",
             "journal",
             "keys",
             "links",
@@ -48,7 +49,7 @@ LAYERS = [
     # The shells.
     {
         *("agent", "chaos", "checkpoints", "gate", "here", "local", "recorder", "replay", "report"),
-        *("server", "survey"),
+        *("rerun", "server", "survey"),
     },
     # What a user meets.
     {"app", "cli"},
