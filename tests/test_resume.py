@@ -14,7 +14,7 @@ from helpers import wait_until
 from programs import Program, environment
 from test_faults import free_port
 
-from parasnake.core.journal import Merged
+from parasnake.core.journal import Checkpoint, Merged
 from parasnake.journal import Stored
 
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
@@ -29,13 +29,14 @@ def expected() -> str:
 class Farm:
     """A server with a journal, which is started again and again, and agents that outlive it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: Path = SCRIPT) -> None:
         self.folder = folder
+        self.script = script
         self.journal = folder / "rows.journal"
         self.port = str(free_port())
 
     def start(self, *options: str) -> Program:
-        return Program(SCRIPT, options, self.folder, environ=environment(self.folder))
+        return Program(self.script, options, self.folder, environ=environment(self.folder))
 
     def serve(self) -> Program:
         options = ("--server", "--port", self.port, "--bind", "127.0.0.1", "--no-progress")
@@ -83,6 +84,26 @@ def test_killed_twenty_times_the_image_is_right_to_the_bit(tmp_path: Path, expec
             assert server.out == f"{expected}\n"
     again = len(farm.computed()) - len(set(farm.computed()))
     assert again <= 20 * 4, "more than the rows that were running when it was killed"
+
+
+def test_with_checkpoints_all_the_time_too(tmp_path: Path, expected: str) -> None:
+    farm = Farm(tmp_path, SCRIPT.with_name("kept.py"))
+    moments = random.Random(2)
+    with farm.agent() as agent:
+        for number in [signal.SIGKILL] * 5 + [signal.SIGTERM]:
+            with farm.serve() as server:
+                server.wait_for("server on port")
+                goal = len(farm.computed()) + moments.randint(1, 40)
+                wait_until(lambda goal=goal: len(farm.computed()) >= goal)  # type: ignore[misc]
+                server.send(number)
+                assert server.wait() == (143 if number == signal.SIGTERM else -number)
+        with farm.serve() as server:
+            assert (server.wait(), agent.wait()) == (0, 0), server.err
+            assert server.out == f"{expected}\n"
+    again = len(farm.computed()) - len(set(farm.computed()))
+    assert again <= 6 * 2, "more than the rows that were running when it was ended"
+    with Stored.read(farm.journal) as stored:
+        assert isinstance(next(stored.rows()).entries[0], Checkpoint)
 
 
 def test_a_job_that_is_done_is_told_again_without_a_node(tmp_path: Path, expected: str) -> None:
