@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
-from parasnake import arguments, cli, keys, logs, script
+from parasnake import arguments, cli, instead, keys, logs, script
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.chaos import Chaos, Target, settings_for_chaos
 from parasnake.config import Config
@@ -157,6 +157,18 @@ class Parasnake:
         """Server, once after the last merge: what it returns, ``run`` returns."""
         return self._register("finish", function)
 
+    def checkpoint(self, function: Function) -> Function:
+        """Server with a journal, now and then: give the state of the job so far, as an object.
+
+        All that the other hooks have changed and need again. It takes the place of what the journal
+        has up to there. See docs/reliability.md.
+        """
+        return self._register("checkpoint", function)
+
+    def restore(self, function: Function) -> Function:
+        """Server with a journal, first thing after a restart: gets the ``state`` again."""
+        return self._register("restore", function)
+
     def _register(self, name: str, function: Function, **options: Any) -> Function:
         try:
             self._hooks.register(name, function, **options)
@@ -212,6 +224,8 @@ class Parasnake:
         ConfigurationError, ConnectError, ConnectionLostError, RefusedError, NodeFailed: as ``run``
         Interrupted: SIGTERM came to the helper
         """
+        if instead.action is not None:
+            instead.action(self._name, self._hooks)
         self._hooks.check(Role.NODE)
         self._hooks.freeze()
         config = Config.load(settings)
@@ -226,6 +240,8 @@ class Parasnake:
 
     def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
         _refuse_in_worker()
+        if instead.action is not None:
+            instead.action(self._name, self._hooks)
         role = Role.LOCAL if local is not None else Role.SERVER if server else Role.NODE
         self._hooks.check(role)
         if role is not Role.LOCAL:

@@ -88,6 +88,13 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SEED", "help": "with --local: kill and stop workers at random (none)"},
     ),
     (
+        ("--accept-new-code",),
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "go on from a journal though the code of process has changed (no)",
+        },
+    ),
+    (
         ("--progress",),
         {
             "action": argparse.BooleanOptionalAction,
@@ -279,12 +286,14 @@ def _command_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="parasnake",
-        description="What Parasnake has beside your scripts: secret keys and a look into journals.",
+        description="What Parasnake has beside your scripts: secret keys, and what is in journals.",
         epilog=(
             "examples:\n"
             "  parasnake keygen                  a key in your configuration folder\n"
             "  parasnake keygen my.key           a key in a file, for --key-file my.key\n"
             "  parasnake journal my.journal      what is in a journal, also while it is written\n"
+            "  parasnake replay my.journal 17 script.py\n"
+            "                                    compute task 17 of a journal again, here\n"
             "  ./script.py --help                how to start a script of yours\n"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -294,6 +303,7 @@ def _command_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_keygen(commands)
     _add_journal(commands)
+    _add_replay(commands)
     return parser
 
 
@@ -350,3 +360,36 @@ def _journal(arguments: argparse.Namespace) -> None:
 
     for line in Survey.of(Path(arguments.file)).lines():
         print(line)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="compute one task of a journal again, in this process",
+        description=(
+            "Compute one task of a journal again, in this process, with the data and the seed that it "
+            "had; print the result, or the traceback, and say whether it is the recorded result. Of "
+            "the script's hooks init_data, node_init and process are called, no other. The exit status "
+            "is 1 if it raised or the result is another one."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--pdb",
+        action="store_true",
+        help="stop in Python's debugger where process begins, and where it raises",
+    )
+    parser.add_argument("file", metavar="JOURNAL", help="the journal")
+    parser.add_argument("task", metavar="TASK", type=int, help="the task's number, as in the log")
+    parser.add_argument("script", metavar="SCRIPT", help="the script, whose journal it is")
+    parser.add_argument(
+        "options", metavar="...", nargs=argparse.REMAINDER, help="the script's own options"
+    )
+    parser.set_defaults(run=_replay)
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from parasnake.rerun import Rerun  # it imports a debugger
+
+    rerun = Rerun(Path(arguments.file), arguments.task, debug=arguments.pdb)
+    rerun.start(arguments.script, arguments.options)

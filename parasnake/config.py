@@ -184,6 +184,7 @@ class Config:
     key_file: a file to read the key from; not looked at if there is a ``secret_key``
     journal: the file from which the server can go on after any end; None: it keeps none
     chaos: the seed from which a local run is disturbed at random; None: it is not
+    accept_new_code: whether it goes on though the code of ``process`` is not what it was
     progress: whether the server shows a progress line; None: on a terminal only
     verbose: how much detail the log has; 0: what everybody wants to know
     sources: in words, where each setting that is no default came from
@@ -262,6 +263,12 @@ class Config:
         default=None,
         metadata=_rule(
             "a whole number, which says what will happen to the local run", _integer, _read_whole
+        ),
+    )
+    accept_new_code: bool = field(
+        default=False,
+        metadata=_rule(
+            "true or false; as text also yes or no, on or off, 1 or 0", _switch, _read_switch
         ),
     )
     progress: bool | None = field(

@@ -31,6 +31,8 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "node_timeout": ("node_id",),
     "failed": ("data", "error", "node_id"),
     "finish": (),
+    "checkpoint": (),
+    "restore": ("state",),
 }
 """Each hook and the things that it may ask for; the first is its main thing."""
 
@@ -283,6 +285,7 @@ class HookTable:
             raise ConfigurationError("\n".join(missing))
         if role is not Role.NODE:
             self._refuse_order_for_nodes()
+            self._refuse_one_of_a_pair()
 
     @property
     def digest(self) -> str:
@@ -319,6 +322,14 @@ class HookTable:
                 f"has ordered=True, but new_data ({new_data.where}) asks for node_id, so that each "
                 "node waits for the merge of its last result; use one of the two"
             )
+
+    def _refuse_one_of_a_pair(self) -> None:
+        for hook, other in ((self.checkpoint, "restore"), (self.restore, "checkpoint")):
+            if hook is not None and other not in self._hooks:
+                raise hook.error(
+                    f"is there, and app {self.app_name!r} has no {other} hook: what checkpoint() "
+                    "returns is what restore(state) gets after a restart; add the other one"
+                )
 
     def _refuse_second(self, hook: Hook) -> None:
         first = self._hooks.get(hook.name)

@@ -2,7 +2,8 @@
 
 Table ``meta`` says whose journal it is. Table ``stream`` has the entries' bytes, one row for what was
 written at one time: its number, the time, a CRC-32 and the bytes. A row ends where an entry ends,
-but for what is too large for one row. Rows are only ever added.
+but for what is too large for one row. Rows are only ever added, until a checkpoint takes the place of
+all of them; SQLite uses their room again.
 
 On a local disk SQLite's write-ahead log is used: what is committed survives the death of the process,
 and a power cut takes the last moments at most. On a network file system that log is not safe, and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ BUSY_SECONDS = 60.0
 """How long a commit waits for a reader, where readers can stand in the way."""
 WAL_PAGES = 4000
 """The write-ahead log is taken into the file when it has this many pages (of 4 KiB)."""
+WAL_BYTES = 1 << 26
+"""A write-ahead log that was longer, for a large checkpoint, is cut to this."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -57,7 +60,7 @@ _NOT_NOW = frozenset(
     }
 )
 """What SQLite says when a file may be in order, and cannot be read by this process or just now."""
-_ADD_META = "INSERT INTO meta VALUES (?, ?)"
+_ADD_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _ADD_ROW = "INSERT INTO stream VALUES (?, ?, ?, ?)"
 
 
@@ -77,9 +80,10 @@ class Facts:
     ----------
     app: the app's name
     job: the id of the job
-    digest: of the code of ``process`` when the journal was begun
-    library: the version of Parasnake then
+    digest: of the code of ``process``
+    library: the version of Parasnake when the journal was begun
     started: when that was, in seconds since 1970
+    seed: from which the seeds of tasks are made
     """
 
     app: str
@@ -87,6 +91,11 @@ class Facts:
     digest: str
     library: str
     started: float
+    seed: bytes = b""
+
+
+class Overtaken(Exception):
+    """A checkpoint has removed rows while they were read: begin again."""
 
 
 class Stored:
@@ -134,6 +143,7 @@ class Stored:
                 digest=meta["digest"],
                 library=meta["library"],
                 started=meta["started"],
+                seed=bytes(meta["seed"]),
             )
         except (KeyError, TypeError):
             raise _damaged(self.path, "it does not say whose it is") from None
@@ -146,9 +156,22 @@ class Stored:
 
     @property
     def last(self) -> int:
-        """The number of the last row; 0 if there is none."""
-        found = self._connection.execute("SELECT max(seq) FROM stream").fetchone()
-        return int(found[0] or 0)
+        """The number of the last row; 0 if there never was one."""
+        return self._span()[1]
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """How many bytes of entries the last checkpoint has written; 0 if there was none."""
+        found = self._connection.execute("SELECT value FROM meta WHERE name = 'cut'").fetchone()
+        return 0 if found is None else int(found[0])
+
+    def _span(self) -> tuple[int, int]:
+        """The numbers of the first row that there should be and of the last one."""
+        first, last = self._connection.execute(
+            "SELECT (SELECT value FROM meta WHERE name = 'first'), (SELECT max(seq) FROM stream)"
+        ).fetchone()
+        first = 1 if first is None else int(first)
+        return first, first - 1 if last is None else int(last)
 
     def rows(self) -> Iterator[Row]:
         """Read all entries, one row after another.
@@ -156,24 +179,29 @@ class Stored:
         Raises
         ------
         JournalError: it is damaged
+        Overtaken: a server has made a checkpoint meanwhile
         """
         reader = MessageReader(frozenset(LAYOUTS), LAYOUTS)
         with _reading(self.path):
-            end = self.last
-        for number in range(1, end + 1):
+            first, end = self._span()
+        for number in range(first, end + 1):
             with _reading(self.path):
                 row = self._row(number)
+                if row is None:
+                    if self._span()[0] > number:
+                        raise Overtaken
+                    raise _damaged(self.path, f"row {number} is missing or not as it was written")
                 entries = reader.feed(row[1])
             yield Row(row[0], len(row[1]), entries)
         if reader.unfinished:
             raise _damaged(self.path, "an entry has no end")
 
-    def _row(self, number: int) -> tuple[float, bytes]:
+    def _row(self, number: int) -> tuple[float, bytes] | None:
         found = self._connection.execute(
             "SELECT at, crc, bytes FROM stream WHERE seq = ?", (number,)
         ).fetchone()
         if found is None or not isinstance(found[2], bytes) or crc32(found[2]) != found[1]:
-            raise _damaged(self.path, f"row {number} is missing or not as it was written")
+            return None
         return found[0], found[2]
 
 
@@ -222,6 +250,8 @@ class Journal:
                     f"this is the app {new.app!r}; name another file"
                 )
             self._next = self.stored.last + 1
+            self.grown = 0
+            """Bytes of entries that were written since it was opened, or since a checkpoint."""
             self._opened = opened.pop_all()
 
     def _set_up(self, new: Facts) -> bool:
@@ -235,6 +265,7 @@ class Journal:
             self._connection.execute(f"PRAGMA journal_mode = {'WAL' if local else 'TRUNCATE'}")
             self._connection.execute(f"PRAGMA synchronous = {'NORMAL' if local else 'FULL'}")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if tables:
             return False
         with self._writing():
@@ -248,6 +279,7 @@ class Journal:
                 ("digest", new.digest),
                 ("library", new.library),
                 ("started", new.started),
+                ("seed", new.seed),
             ]
             self._connection.executemany(_ADD_META, meta)
             self._connection.execute("COMMIT")
@@ -257,18 +289,25 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Write this soon."""
-        self._end_quiet()
+        if self._is_quiet:
+            self._end_quiet()
         self._added(write(entry, self._pending))
 
     def handed_out(self, task: TaskId, node: NodeKey, payload: Parts) -> None:
         """Write a ``HandedOut`` soon."""
-        self._end_quiet()
-        self._added(write_handed_out(task, node, payload, self._pending))
+        if self._is_quiet:
+            self._end_quiet()
+        self._size += write_handed_out(task, node, payload, self._pending)
+        if self._size > PENDING_BYTES:
+            self.commit()
 
     def merged(self, task: TaskId, node: NodeKey, seconds: float, payload: Parts) -> None:
         """Write a ``Merged`` soon."""
-        self._end_quiet()
-        self._added(write_merged(task, node, seconds, payload, self._pending))
+        if self._is_quiet:
+            self._end_quiet()
+        self._size += write_merged(task, node, seconds, payload, self._pending)
+        if self._size > PENDING_BYTES:
+            self.commit()
 
     def nothing(self, node: NodeKey) -> None:
         """``new_data`` had nothing for this node: that is written before the next entry."""
@@ -276,10 +315,9 @@ class Journal:
         self._is_quiet = True
 
     def _end_quiet(self) -> None:
-        if self._is_quiet:
-            self._is_quiet = False
-            for entry in self._quiet.take():
-                self._size += write(entry, self._pending)
+        self._is_quiet = False
+        for entry in self._quiet.take():
+            self._size += write(entry, self._pending)
 
     def _added(self, size: int) -> None:
         self._size += size
@@ -295,11 +333,7 @@ class Journal:
         """
         if not self._pending:
             return
-        at, first = time.time(), self._next
-        rows = [
-            (number, at, crc32(content), content)
-            for number, content in enumerate(_cut(self._pending, self._size), first)
-        ]
+        rows = list(self._rows(self._pending, self._size))
         with self._writing():
             if len(rows) == 1:
                 self._connection.execute(_ADD_ROW, rows[0])
@@ -308,8 +342,42 @@ class Journal:
                 self._connection.executemany(_ADD_ROW, rows)
                 self._connection.execute("COMMIT")
         self._next += len(rows)
+        self.grown += self._size
         self._pending.clear()
         self._size = 0
+
+    def start_over(self, entries: Iterable[Entry]) -> int:
+        """Put these in the place of all that is there, and of what waits; returns their bytes.
+
+        It is one transaction: if it is interrupted, all is as it was.
+
+        Raises
+        ------
+        JournalError: it could not be written; nothing of it was
+        """
+        pieces: list[Buffer] = []
+        size = sum(write(entry, pieces) for entry in entries)
+        with self._writing():
+            self._connection.execute("BEGIN")
+            self._connection.execute("DELETE FROM stream")
+            self._connection.executemany(_ADD_ROW, self._rows(pieces, size))
+            self._connection.executemany(_ADD_META, [("first", self._next), ("cut", size)])
+            self._connection.execute("COMMIT")
+        self._next = self.stored.last + 1
+        self._pending.clear()
+        self._quiet.take()
+        self._size, self._is_quiet, self.grown = 0, False, 0
+        return size
+
+    def _rows(self, pieces: Sequence[Buffer], size: int) -> Iterator[tuple[int, float, int, bytes]]:
+        at = time.time()
+        for number, content in enumerate(_cut(pieces, size), self._next):
+            yield number, at, crc32(content), content
+
+    def accept(self, digest: str) -> None:
+        """The code of ``process`` is another one from now on."""
+        with self._writing():
+            self._connection.execute(_ADD_META, ("digest", digest))
 
     @property
     def waiting(self) -> bool:

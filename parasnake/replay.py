@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from parasnake import payload
+from parasnake.core.census import Census
 from parasnake.core.ids import NodeKey, TaskId
 from parasnake.core.journal import (
     NODE_BYTES,
     Charged,
+    Checkpoint,
+    Computed,
     Entry,
     Exhausted,
     Failed,
     HandedOut,
+    Left,
     Merged,
     Met,
     Nothing,
@@ -46,6 +50,9 @@ class Caller(Protocol):
     def tell_timeout(self, node: NodeKey) -> None:
         """Tell the user that a node was lost."""
 
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Give the user the state of a checkpoint; a generator will be asked from its beginning."""
+
 
 class Replay:
     """What a job has come to, as its journal tells it.
@@ -64,6 +71,7 @@ class Replay:
     handed_out: how many tasks there were
     exhausted: whether the generator has ended
     told: merges and failures of which the hooks were told
+    census: where they were computed
     """
 
     def __init__(self, path: Path, caller: Caller, policy: Policy, done: int | None) -> None:
@@ -76,6 +84,7 @@ class Replay:
         self.handed_out = 0
         self.exhausted = False
         self.told = 0
+        self.census = Census()
         self._take: dict[type[Entry], Callable[[Any], None]] = {
             HandedOut: self._handed_out,
             Nothing: self._nothing,
@@ -86,6 +95,9 @@ class Replay:
             TimedOut: self._timed_out,
             TakenBack: self._taken_back,
             Met: self._met,
+            Checkpoint: self._checkpoint,
+            Left: self._left,
+            Computed: self._computed,
         }
 
     def take(self, entries: Iterable[Entry]) -> None:
@@ -107,7 +119,7 @@ class Replay:
         if entry.task != self.handed_out:
             raise self._senseless(entry.task)
         data = self._caller.next_data(entry.node)
-        if data is None or data is EXHAUSTED or not _same(entry.payload, data):
+        if data is None or data is EXHAUSTED or not same(entry.payload, data):
             raise self._differs(_described(entry.payload), _brief(data))
         size = sum(map(len, entry.payload))
         kept = data if self._policy.keep_data else None
@@ -141,6 +153,7 @@ class Replay:
 
     def _merged(self, entry: Merged) -> None:
         task = self._settle(entry.task)
+        self.census.merged(entry.node, entry.seconds)
         self._caller.merge(task, entry.payload, entry.node, entry.seconds)
 
     def _failed(self, entry: Failed) -> None:
@@ -179,23 +192,71 @@ class Replay:
         self.forgotten.clear()
 
     def _met(self, entry: Met) -> None:
-        """For people only."""
+        self.census.met(entry.node, entry.name)
+
+    def _computed(self, entry: Computed) -> None:
+        self.census.add(*entry)
+
+    def _checkpoint(self, entry: Checkpoint) -> None:
+        if self.handed_out or self.told:
+            raise self._damaged("a checkpoint in the middle")
+        self._caller.restore(entry)
+        self._draw(entry)
+        self.handed_out, self.exhausted = entry.handed_out, entry.exhausted
+        self.told = entry.merged + entry.failed
+
+    def _draw(self, entry: Checkpoint) -> None:
+        """Bring a new generator to where the old one was."""
+        given = 0
+        for _ in range(entry.drawn):
+            data = self._caller.next_data(NodeKey(bytes(NODE_BYTES)))
+            if data is EXHAUSTED:
+                break
+            given += data is not None
+        if entry.drawn and given != entry.handed_out:
+            raise self._not_as_it_was(
+                f"the first {entry.drawn} times that new_data was asked it gave the data of "
+                f"{entry.handed_out} tasks, and now of {given}"
+            )
+        if entry.drawn and entry.exhausted:
+            self._exhausted(Exhausted())
+
+    def _left(self, entry: Left) -> None:
+        kept = self._rebuilt(entry) if self._policy.keep_data else None
+        size = sum(map(len, entry.payload))
+        task = OpenTask(entry.task, entry.node, entry.payload, size, kept)
+        task.failures, task.losses = entry.failures, entry.losses
+        (self.forgotten if entry.forgotten else self.open)[task.id] = task
+
+    def _rebuilt(self, entry: Left) -> object:
+        try:
+            return payload.loads(b"".join(entry.payload))
+        except PayloadError as error:
+            raise self._not_as_it_was(f"the data of task {entry.task}: {error}") from error
 
     def _differs(self, then: str, now: str) -> ReplayError:
+        return self._not_as_it_was(
+            f"after {self.handed_out} tasks handed out and {self.told} merged, new_data gave "
+            f"{then}, and now {now}"
+        )
+
+    def _not_as_it_was(self, what: str) -> ReplayError:
         return ReplayError(
             f"journal {self._path}: the script does not do what it did when the journal was written: "
-            f"after {self.handed_out} tasks handed out and {self.told} merged, new_data gave "
-            f"{then}, and now {now}. Have the script, its parameters or its input changed, or does "
+            f"{what}. Have the script, its parameters or its input changed, or does "
             "new_data use random numbers without a fixed seed? The journal is as it was; to begin "
             "anew, name another file"
         )
 
     def _senseless(self, task_id: TaskId) -> JournalError:
-        return JournalError(f"journal {self._path}: it is damaged: task {task_id} is out of order")
+        return self._damaged(f"task {task_id} is out of order")
+
+    def _damaged(self, what: str) -> JournalError:
+        return JournalError(f"journal {self._path}: it is damaged: {what}")
 
 
-def _same(recorded: Parts, data: object) -> bool:
-    """Whether data is what was recorded, which may have been pickled in another order (a set)."""
+def same(recorded: Parts, data: object) -> bool:
+    """Whether an object is what was recorded, which may have been pickled in another order (a set)."""
     try:
         now = b"".join(payload.dumps(data).parts)
     except PayloadError:

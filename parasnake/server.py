@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from parasnake import __version__, payload
+from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import scheduler as tasks
 from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
-from parasnake.core.journal import Exhausted, Met
+from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
+from parasnake.core.rhythm import Rhythm
 from parasnake.core.scheduler import RETURN_GRACE_S, OpenTask, Policy
 from parasnake.core.seeds import job_seed
 from parasnake.errors import (
@@ -30,6 +32,7 @@ from parasnake.errors import (
     Interrupted,
     PayloadError,
     ProtocolError,
+    ReplayError,
     TaskFailed,
 )
 from parasnake.gate import Gate
@@ -142,6 +145,7 @@ class Server:
         self._connections: dict[PeerId, Connection] = {}
         self._paused = False
         self._generator: Iterator[Any] | None = None
+        self._drawn = 0
         self._tally = Tally(self._loop.now())
         self._reporter = Reporter(app_name, self._tally, config.max_attempts, self._host_of)
         self._changed = True
@@ -152,6 +156,7 @@ class Server:
         self._progress: Progress | None = None
         self._journal: Journal | None = None
         self._recorder: Recorder | None = None
+        self._checkpoints: Checkpoints | None = None
         self.replaying = False
         """Whether hooks are being called again as the journal tells."""
         self._perform = self._table()
@@ -174,6 +179,7 @@ class Server:
                 by_node=hooks.by_node,
                 user_reassigns=hooks.user_reassigns,
                 keep_data=any("data" in asked for asked in wanted),
+                keep_payloads=hooks.checkpoint is not None and self._config.journal is not None,
                 ordered=hooks.ordered,
                 failure_ends_job=hooks.failed is None,
                 speculate=self._config.speculate and not hooks.by_node,
@@ -253,30 +259,92 @@ class Server:
     def _resume(self, path: Path) -> bool:
         """Go on from a journal, or begin one; true if its job was done already."""
         job = self._farm.job
-        journal = self._journal = Journal(
-            path, Facts(job.app, job.id, job.digest, job.library, time.time())
-        )
-        facts = journal.stored.facts
-        self._farm.job = dataclasses.replace(job, id=facts.job)
-        self._recorder = Recorder(journal, self._scheduler, self._hooks, self._host_of)
+        facts = Facts(job.app, job.id, job.digest, job.library, time.time(), job.seed)
+        journal = self._journal = Journal(path, facts)
         what = "a new journal" if journal.is_new else "going on from the journal"
         where = f", on {journal.file_system}: slower commits" if journal.file_system else ""
         log.info("%s: %s %s%s", self._name, what, path, where)
-        if facts.digest and job.digest and facts.digest != job.digest:
-            log.warning("%s: the code of the process hook is not what it was", self._name)
+        self._refuse_other_code(journal)
+        self._farm.job = dataclasses.replace(job, id=journal.stored.facts.job)
         done = journal.stored.done
         replay = Replay(path, self, job.policy, done)
+        begin, size = self._loop.now(), 0
         self.replaying = True
         try:
             for row in journal.stored.rows():
                 replay.take(row.entries)
+                size += row.size
                 self._loop.wait(self._loop.now())  # for a signal; nothing else can come yet
                 if self._over:
                     return False
         finally:
             self.replaying = False
+        self._record(journal, replay, size, self._loop.now() - begin)
         self._restore(replay)
         return done is not None
+
+    def _refuse_other_code(self, journal: Journal) -> None:
+        job, facts = self._farm.job, journal.stored.facts
+        if facts.seed and facts.seed != job.seed:
+            raise ReplayError(
+                f"journal {journal.path}: seed= of the app is not what it was, so that the results "
+                "would not fit together; give it the same seed, or name another file to begin anew"
+            )
+        if not facts.digest or not job.digest or facts.digest == job.digest:
+            return
+        if not self._config.accept_new_code:
+            raise ReplayError(
+                f"journal {journal.path}: the code of the process hook is not what it was, so that "
+                "results of two programs would be mixed. If they fit together (a bug was repaired "
+                "that had made tasks fail, say), start with --accept-new-code, or "
+                "accept_new_code=True; to compute everything anew, name another file"
+            )
+        log.warning("%s: the code of the process hook is not what it was: accepted", self._name)
+
+    def _record(self, journal: Journal, replay: Replay, size: int, seconds: float) -> None:
+        """From now on the journal is written; a replay of its ``size`` bytes took so long."""
+        if self._farm.job.digest not in ("", journal.stored.facts.digest):
+            journal.accept(self._farm.job.digest)
+        hook = self._hooks.checkpoint
+        census = replay.census if hook is not None else None
+        recorder = Recorder(journal, self._scheduler, self._hooks, self._host_of, census)
+        self._recorder = recorder
+        if hook is None:
+            return
+        last = journal.stored.checkpoint_bytes
+        journal.grown = size - last
+        self._checkpoints = Checkpoints(
+            self._name, hook, recorder, journal, Rhythm(last, seconds),
+            done=self._come_to, clock=self._loop.now,
+        )  # fmt: skip
+
+    def _come_to(self, state: Parts) -> Checkpoint:
+        tally, scheduler = self._tally, self._scheduler
+        counts = (scheduler.handed_out, self._drawn, scheduler.exhausted)
+        return Checkpoint(*counts, tally.merged, tally.failed, tally.process_seconds, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Give the user the state of a checkpoint, and be where the job was then."""
+        hook, new_data = self._hooks.restore, self._hooks.new_data
+        if hook is None:
+            raise self._other_script("it has a checkpoint, and the script has no restore hook")
+        assert new_data is not None
+        was_generator = bool(checkpoint.drawn or checkpoint.exhausted)
+        if checkpoint.handed_out and was_generator != new_data.is_generator:
+            raise self._other_script("new_data was a generator, or is one now")
+        try:
+            state = payload.loads(bytearray(b"".join(checkpoint.payload)))  # arrays can be changed
+        except PayloadError as error:
+            raise self._other_script(f"the state of its checkpoint: {error}") from error
+        self._call(hook, state=state)
+        self._tally.merged, self._tally.failed = checkpoint.merged, checkpoint.failed
+        self._tally.process_seconds = checkpoint.seconds
+
+    def _other_script(self, what: str) -> ReplayError:
+        return ReplayError(
+            f"journal {self._config.journal}: the script is not what it was when the journal was "
+            f"written: {what}. The journal is as it was; to begin anew, name another file"
+        )
 
     def _restore(self, replay: Replay) -> None:
         self._tally.replayed = self._tally.merged + self._tally.failed
@@ -319,6 +387,8 @@ class Server:
     def _serve(self) -> bool:
         try:
             done = self._serve_until_over()
+            if self._checkpoints is not None and not done:
+                self._checkpoints.stopping()
             self._close_generator()
             if done and self._journal is not None:
                 self._journal.finish(self._tally.merged + self._tally.failed)
@@ -344,6 +414,7 @@ class Server:
     def _serve_until_over(self) -> bool:
         while True:
             self._farm.acknowledge()
+            begin = self._loop.now()
             more = self._work()
             if self._over:
                 return False
@@ -351,6 +422,8 @@ class Server:
                 return True
             if not (more or self._changed):  # job_done has said no, and new_data had nothing
                 more = self._scheduler.reclaim()
+            if self._checkpoints is not None:
+                self._checkpoints.worked_since(begin)
             if self._journal is not None:
                 self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
             now = self._loop.now()
@@ -551,9 +624,11 @@ class Server:
         try:
             if self._generator is None:
                 self._generator = iter(hook())
-            return next(self._generator, EXHAUSTED)
+            data = next(self._generator, EXHAUSTED)
         except Exception as error:
             raise HookError("new_data") from error
+        self._drawn += data is not EXHAUSTED
+        return data
 
     def _merge(self, step: tasks.Merge) -> None:
         self.merge(step.task, step.payload, step.node, step.seconds)
@@ -611,8 +686,8 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
-        if self._journal is not None and isinstance(step, steps.NodeJoined):
-            self._journal.note(Met(step.node, step.peer.name))
+        if self._recorder is not None and isinstance(step, steps.NodeJoined):
+            self._recorder.met(step.node, step.peer.name)
 
     def _lost_node(self, step: tasks.TellTimeout) -> None:
         self._changed = True

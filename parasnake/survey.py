@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core.ids import NodeId, NodeKey
-from .core.journal import Entry, Exhausted, Failed, HandedOut, Merged, Met
-from .journal import Facts, Stored
+from .core.census import Census
+from .core.journal import (
+    Checkpoint,
+    Computed,
+    Entry,
+    Exhausted,
+    Failed,
+    HandedOut,
+    Merged,
+    Met,
+)
+from .journal import Facts, Overtaken, Row, Stored
 from .report import duration
 
 MAX_LINES = 50
@@ -27,8 +36,10 @@ class Survey:
     done: after how many merges and failures the job was done; None if it was not
     last_write: when entries came last, in seconds since 1970; None if there are none
     stored_bytes: of all entries together
-    merged: how many tasks each place has computed that were merged; "" if no name is known
-    seconds: spent in ``process`` for these
+    cut_at: when the last checkpoint was made, in seconds since 1970; None if there is none
+    cut_after: after how many merges and failures that was
+    cut_bytes: of this checkpoint
+    census: where the tasks were computed that were merged
     """
 
     facts: Facts
@@ -38,9 +49,10 @@ class Survey:
     failed: int = 0
     last_write: float | None = None
     stored_bytes: int = 0
-    merged: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    _names: dict[NodeKey, str] = field(default_factory=dict)
+    cut_at: float | None = None
+    cut_after: int = 0
+    cut_bytes: int = 0
+    census: Census = field(default_factory=Census)
 
     @classmethod
     def of(cls, path: Path) -> Survey:
@@ -52,33 +64,44 @@ class Survey:
         JournalError: it is damaged
         """
         with Stored.read(path) as stored:
-            survey = cls(stored.facts, stored.done)
-            for row in stored.rows():
-                survey.last_write = row.at
-                survey.stored_bytes += row.size
-                for entry in row.entries:
-                    survey._take(entry)
+            while True:
+                with contextlib.suppress(Overtaken):
+                    return cls._read(stored)
+
+    @classmethod
+    def _read(cls, stored: Stored) -> Survey:
+        survey = cls(stored.facts, stored.done)
+        for row in stored.rows():
+            survey.last_write = row.at
+            survey.stored_bytes += row.size
+            for entry in row.entries:
+                survey._take(entry, row)
+        survey.cut_bytes = stored.checkpoint_bytes
         return survey
 
     @property
     def merged_tasks(self) -> int:
         """How many tasks were merged."""
-        return self.merged.total()
+        return self.census.tasks.total()
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, row: Row) -> None:
         match entry:
             case HandedOut():
                 self.handed_out += 1
             case Merged(_, node, seconds):
-                where = self._names.get(node) or f"node {NodeId(bytes=node)}"
-                self.merged[where] += 1
-                self.seconds[where] += seconds  # type: ignore[assignment]  # it counts seconds
+                self.census.merged(node, seconds)
             case Met(node, name):
-                self._names[node] = name
+                self.census.met(node, name)
             case Failed():
                 self.failed += 1
             case Exhausted():
                 self.exhausted = True
+            case Checkpoint():
+                self.handed_out, self.exhausted = entry.handed_out, entry.exhausted
+                self.failed = entry.failed
+                self.cut_at, self.cut_after = row.at, entry.merged + entry.failed
+            case Computed():
+                self.census.add(*entry)
             case _:
                 pass
 
@@ -91,6 +114,9 @@ class Survey:
         yield f"begun        {_date(facts.started)} with Parasnake {facts.library}"
         yield f"last write   {_date(self.last_write) if self.last_write else 'none'}"
         yield f"size         {self.stored_bytes:,} bytes of entries"
+        if self.cut_at is not None:
+            tasks = f"after {self.cut_after} tasks"
+            yield f"checkpoint   {_date(self.cut_at)} {tasks}, {self.cut_bytes:,} bytes"
         more = ", which is all of them" if self.exhausted else ""
         yield f"handed out   {self.handed_out}{more}"
         yield f"merged       {merged}"
@@ -99,10 +125,11 @@ class Survey:
         yield f"state        {'the job is done' if self.done is not None else 'not done'}"
         if merged:
             yield "computed by"
-        for place, count in self.merged.most_common(MAX_LINES):
-            yield f"  {count:>10}  in {duration(self.seconds[place])}  {place}"
-        if len(self.merged) > MAX_LINES:
-            yield f"  and {len(self.merged) - MAX_LINES} more"
+        places = self.census.tasks
+        for place, count in places.most_common(MAX_LINES):
+            yield f"  {count:>10}  in {duration(self.census.seconds[place])}  {place}"
+        if len(places) > MAX_LINES:
+            yield f"  and {len(places) - MAX_LINES} more"
 
 
 def _date(seconds: float) -> str:

@@ -79,6 +79,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         "--no-speculate",
         *("--journal", "my.journal"),
         *("--chaos", "7"),
+        "--accept-new-code",
         "--no-progress",
         "-vv",
     )
@@ -101,6 +102,7 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
         speculate=False,
         journal=Path("my.journal"),
         chaos=7,
+        accept_new_code=True,
         progress=False,
         verbose=2,
     )

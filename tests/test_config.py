@@ -62,6 +62,7 @@ def test_defaults() -> None:
         "key_file": None,
         "journal": None,
         "chaos": None,
+        "accept_new_code": False,
         "progress": None,
         "verbose": 0,
         "sources": {},
@@ -123,6 +124,7 @@ def test_repr_has_no_key() -> None:
         ("task_timeout", 1, 1.0),
         ("chaos", -1, -1),
         ("speculate", False, False),
+        ("accept_new_code", True, True),
         ("secret_key", KEY, KEY),
         ("secret_key", LINE, KEY),
         ("secret_key", LINE + "\n", KEY),
@@ -388,9 +390,10 @@ def test_error_names_the_option() -> None:
 def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
-        f"unknown setting {name!r} (argument); {hint}allowed: bind, chaos, config, connect_timeout, "
-        f"heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, port, progress, "
-        f"reconnect_timeout, secret_key, speculate, start_method, task_timeout, verbose, workers"
+        f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, bind, chaos, config, "
+        f"connect_timeout, heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, "
+        f"port, progress, reconnect_timeout, secret_key, speculate, start_method, task_timeout, "
+        f"verbose, workers"
     )
 
 
@@ -467,7 +470,10 @@ def test_file_that_is_not_valid(tmp_path: Path, name: str, content: bytes) -> No
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("prot = 1", "unknown setting 'prot' (file {}); did you mean 'port'? allowed: bind, "),
+        (
+            "prot = 1",
+            "unknown setting 'prot' (file {}); did you mean 'port'? allowed: accept_new_code, ",
+        ),
         ('config = "b.toml"', "unknown setting 'config' (file {}); "),
         ("parasnake = 1", "unknown setting 'parasnake' (file {}); "),
         ("port = '80'", "port = '80' (file {}); allowed: a whole number"),

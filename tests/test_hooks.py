@@ -18,6 +18,7 @@ from parasnake.errors import ConfigurationError
 from parasnake.hooks import EXAMPLES, HOOKS, OPTIONS, Hook, HookTable, Role, process_digest
 
 THINGS = {
+    "state": "STATE",
     "data": "DATA",
     "init_data": "INIT",
     "node_id": "NODE",
@@ -94,6 +95,8 @@ def test_the_table_of_hooks() -> None:
         "node_timeout": ("node_id",),
         "failed": ("data", "error", "node_id"),
         "finish": (),
+        "checkpoint": (),
+        "restore": ("state",),
     }
     assert OPTIONS == {"new_data": ("total",), "result": ("ordered",)}
 

@@ -239,10 +239,9 @@ class TestResume:
         with pytest.raises(HookError):
             run(app, path)
         assert f"test: a new journal {path}" in log.messages
-        app, _ = collector(numbers, process=lambda data: data + 0)
+        app, _ = collector(numbers)
         run(app, path)
         assert f"test: going on from the journal {path}" in log.messages
-        assert "test: the code of the process hook is not what it was" in log.messages
         assert "known from the journal" in log.messages[-1]
 
     def test_data_and_ids_are_given_to_hooks_that_ask(self, path: Path) -> None:
@@ -477,6 +476,45 @@ class TestChangedScripts:
         write(path, handed_out(0, then))
         app, _ = collector(numbers_of(now))
         with pytest.raises(ReplayError):
+            run(app, path)
+
+    def test_another_process(self, path: Path, log: pytest.LogCaptureFixture) -> None:
+        app, known = collector(numbers, stop_after=7)
+        with pytest.raises(HookError):
+            run(app, path)
+        for _ in range(2):
+            app, found = collector(numbers, process=lambda data: -data)
+            with pytest.raises(ReplayError, match=r"code of the process hook .* --accept-new-code"):
+                run(app, path)
+            assert found == []
+
+        app, found = collector(numbers, 5, process=lambda data: -data)
+        with pytest.raises(HookError):
+            run(app, path, accept_new_code=True)
+        assert "test: the code of the process hook is not what it was: accepted" in log.messages
+        assert found[: len(known)] == known
+        app, found = collector(numbers)  # the first one is the changed one now
+        with pytest.raises(ReplayError, match="code of the process hook"):
+            run(app, path)
+
+    def test_a_changed_process_is_not_accepted_with_other_data(self, path: Path) -> None:
+        app, _ = collector(numbers, stop_after=7)
+        with pytest.raises(HookError):
+            run(app, path)
+        app, _ = collector(numbers_of(*"abc"), process=lambda data: data * 2)
+        with pytest.raises(ReplayError, match="gave the data 0"):
+            run(app, path, accept_new_code=True)
+        app, found = collector(numbers)
+        run(app, path)
+        assert sorted(found) == list(range(300))
+
+    def test_another_seed(self, path: Path) -> None:
+        app, _ = collector(numbers, stop_after=7)
+        with pytest.raises(HookError):
+            run(app, path)
+        app, _ = collector(numbers)
+        app._hooks.seed = 1
+        with pytest.raises(ReplayError, match="seed= of the app is not what it was"):
             run(app, path)
 
     def test_another_app(self, path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import runpy
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from helpers import wait_until
 from programs import Program, environment
 from test_faults import free_port
 
-from parasnake.core.journal import Merged
+from parasnake.core.journal import Checkpoint, Merged
 from parasnake.journal import Stored
 
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
@@ -27,13 +29,14 @@ def expected() -> str:
 class Farm:
     """A server with a journal, which is started again and again, and agents that outlive it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: Path = SCRIPT) -> None:
         self.folder = folder
+        self.script = script
         self.journal = folder / "rows.journal"
         self.port = str(free_port())
 
     def start(self, *options: str) -> Program:
-        return Program(SCRIPT, options, self.folder, environ=environment(self.folder))
+        return Program(self.script, options, self.folder, environ=environment(self.folder))
 
     def serve(self) -> Program:
         options = ("--server", "--port", self.port, "--bind", "127.0.0.1", "--no-progress")
@@ -81,6 +84,26 @@ def test_killed_twenty_times_the_image_is_right_to_the_bit(tmp_path: Path, expec
             assert server.out == f"{expected}\n"
     again = len(farm.computed()) - len(set(farm.computed()))
     assert again <= 20 * 4, "more than the rows that were running when it was killed"
+
+
+def test_with_checkpoints_all_the_time_too(tmp_path: Path, expected: str) -> None:
+    farm = Farm(tmp_path, SCRIPT.with_name("kept.py"))
+    moments = random.Random(2)
+    with farm.agent() as agent:
+        for number in [signal.SIGKILL] * 3 + [signal.SIGTERM]:
+            with farm.serve() as server:
+                server.wait_for("server on port")
+                goal = len(farm.computed()) + moments.randint(1, 40)
+                wait_until(lambda goal=goal: len(farm.computed()) >= goal)  # type: ignore[misc]
+                server.send(number)
+                assert server.wait() == (143 if number == signal.SIGTERM else -number)
+        with farm.serve() as server:
+            assert (server.wait(), agent.wait()) == (0, 0), server.err
+            assert server.out == f"{expected}\n"
+    again = len(farm.computed()) - len(set(farm.computed()))
+    assert again <= 4 * 2, "more than the rows that were running when it was ended"
+    with Stored.read(farm.journal) as stored:
+        assert isinstance(next(stored.rows()).entries[0], Checkpoint)
 
 
 def test_a_job_that_is_done_is_told_again_without_a_node(tmp_path: Path, expected: str) -> None:
@@ -145,3 +168,110 @@ def test_a_local_run(tmp_path: Path, expected: str) -> None:
         assert second.wait() == 0, second.err
         assert second.out == f"{expected}\n"
     assert known <= farm.merged()
+
+
+class Patient:
+    """A server that is killed while its agent computes two tasks, and the agent, which keeps both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = str(free_port())
+        self.script = folder / "patient.py"
+        self.text = (SCRIPT.parent / "patient.py").read_text()
+        self.script.write_text(self.text)
+
+    def change(self, old: str, new: str) -> None:
+        """Let the script be another one from now on; the agent goes on as it is."""
+        assert old in self.text
+        self.script = self.folder / "changed.py"
+        self.script.write_text(self.text.replace(old, new))
+
+    def start(self, *options: str) -> Program:
+        options = (*options, "--port", self.port, "--count", "2")
+        return Program(self.script, options, self.folder, environ=environment(self.folder))
+
+    def serve(self, *options: str) -> Program:
+        return self.start("--server", "--bind", "127.0.0.1", *options)
+
+    def files(self, what: str) -> list[Path]:
+        return list(self.folder.glob(f"*.{what}"))
+
+    @contextlib.contextmanager
+    def left_alone(self) -> Iterator[Program]:
+        """The agent has the results of tasks 0 and 1, and nobody to give them to."""
+        with self.start("--workers", "2") as agent:
+            with self.serve("--journal", "first.journal") as server:
+                wait_until(lambda: len(self.files("started")) == 2 or agent.status is not None)
+                server.kill()
+                server.wait()
+            (self.folder / "go").touch()
+            wait_until(lambda: len(self.files("finished")) == 2 or agent.status is not None)
+            yield agent
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Patient:
+    return Patient(tmp_path)
+
+
+class TestAgentsThatHoldResults:
+    def test_the_same_journal_takes_them(self, patient: Patient) -> None:
+        with patient.left_alone() as agent, patient.serve("--journal", "first.journal") as server:
+            assert (server.wait(), agent.wait()) == (0, 0), server.err
+            assert server.out.splitlines()[-1] == "finished [0, 1]"
+        assert len(patient.files("started")) == 2, "none was computed again"
+
+    @pytest.mark.parametrize("journal", [["--journal", "second.journal"], []])
+    def test_another_journal_and_none_are_another_job(
+        self, patient: Patient, journal: list[str]
+    ) -> None:
+        with patient.left_alone() as agent, patient.serve(*journal) as server:
+            assert (server.wait(), agent.wait()) == (0, 0), server.err
+            assert sorted(server.out.splitlines()) == ["finished [0, 1]", "merged 0", "merged 1"]
+            assert "found another job, begins afresh" in agent.err
+        assert len(patient.files("started")) == 4, "all was computed again"
+
+    @pytest.mark.parametrize(
+        ("old", "new", "says"),
+        [
+            (
+                "range(app.args.count)",
+                "range(5, 7)",
+                "new_data gave the data 0, and now the data 5",
+            ),
+            ("    return n\n", "    return -n\n", "code of the process hook is not what it was"),
+            ('"patient")', '"patient", seed=1)', "seed= of the app is not what it was"),
+        ],
+    )
+    def test_a_changed_script_is_refused_and_the_old_one_goes_on(
+        self, patient: Patient, old: str, new: str, says: str
+    ) -> None:
+        with patient.left_alone() as agent:
+            unchanged = patient.script
+            patient.change(old, new)
+            with patient.serve("--journal", "first.journal") as server:
+                assert server.wait() == 2
+                assert says in server.err.splitlines()[-1]
+            patient.script = unchanged
+            with patient.serve("--journal", "first.journal") as server:
+                assert (server.wait(), agent.wait()) == (0, 0), server.err
+                assert server.out.splitlines()[-1] == "finished [0, 1]"
+        assert len(patient.files("started")) == 2, "none was computed again"
+
+    def test_new_code_that_is_accepted_does_not_take_what_the_old_code_computed(
+        self, patient: Patient
+    ) -> None:
+        with patient.left_alone() as agent:
+            for path in (patient.folder / "go", *patient.files("started")):
+                path.unlink()
+            patient.change("    return n\n", "    return n + 10\n")
+            options = ("--journal", "first.journal", "--accept-new-code")
+            with patient.serve(*options) as server:
+                server.wait_for("the code of the process hook is not the same on server and node")
+                wait_until(lambda: len(patient.files("started")) == 2 or server.status is not None)
+                agent.kill()
+                agent.wait()
+                (patient.folder / "go").touch()
+                with patient.start("--workers", "2") as new:
+                    assert (server.wait(), new.wait()) == (0, 0), server.err
+                assert server.out.splitlines()[-1] == "finished [10, 11]"

@@ -364,7 +364,15 @@ class Farm:
         holdings = peer.held.setdefault(held.node, [])
         if len(holdings) >= MAX_HELD:
             raise MessageError(f"a node that holds more than {MAX_HELD} tasks")
-        holdings.append(Holding(*held[1:]))
+        holding = Holding(*held[1:])
+        if self._has_other_code(peer):
+            holding = holding._replace(digest=b"")  # nothing that is wanted
+        holdings.append(holding)
+
+    def _has_other_code(self, peer: Peer) -> bool:
+        """Whether what it has computed, or is computing, was made by another ``process``."""
+        assert peer.hello is not None
+        return bool(self.job.digest and peer.hello.digest) and self.job.digest != peer.hello.digest
 
     def _ready(self, peer: Peer, node: NodeKey) -> None:
         self._take_over(peer, node)

@@ -79,7 +79,55 @@ class Met(NamedTuple):
     name: str
 
 
-Entry = HandedOut | Nothing | Exhausted | Merged | Failed | Charged | TimedOut | TakenBack | Met
+class Checkpoint(NamedTuple):
+    """What the job had come to; all entries before this one are gone.
+
+    ``drawn`` tells how often the generator has given something, None included; ``seconds`` were spent
+    in ``process`` for what was merged. The payload is the user's own state.
+    """
+
+    handed_out: int
+    drawn: int
+    exhausted: bool
+    merged: int
+    failed: int
+    seconds: float
+    payload: Parts
+
+
+class Left(NamedTuple):
+    """After a ``Checkpoint``: a task that was not settled then, ``forgotten`` if it was the user's."""
+
+    task: TaskId
+    node: NodeKey
+    failures: int
+    losses: int
+    forgotten: bool
+    payload: Parts
+
+
+class Computed(NamedTuple):
+    """After a ``Checkpoint``: so many of the merged tasks came from this place."""
+
+    tasks: int
+    seconds: float
+    place: str
+
+
+Entry = (
+    HandedOut
+    | Nothing
+    | Exhausted
+    | Merged
+    | Failed
+    | Charged
+    | TimedOut
+    | TakenBack
+    | Met
+    | Checkpoint
+    | Left
+    | Computed
+)
 
 LAYOUTS: dict[type[Entry], Layout] = {
     HandedOut: Layout(1, "Q16s", payload=True),
@@ -91,6 +139,9 @@ LAYOUTS: dict[type[Entry], Layout] = {
     TimedOut: Layout(7, "16s"),
     TakenBack: Layout(8, ""),
     Met: Layout(9, "16s", texts=1),
+    Checkpoint: Layout(10, "QQ?QQd", payload=True),
+    Left: Layout(11, "Q16sII?", payload=True),
+    Computed: Layout(12, "Qd", texts=1),
 }
 
 
@@ -98,28 +149,32 @@ LAYOUTS: dict[type[Entry], Layout] = {
 # written without being made first.
 
 _HANDED_OUT, _MERGED = LAYOUTS[HandedOut], LAYOUTS[Merged]
+_HANDED_OUT_KIND, _MERGED_KIND = _HANDED_OUT.kind, _MERGED.kind
+_HANDED_OUT_BYTES, _MERGED_BYTES = _HANDED_OUT.struct.size, _MERGED.struct.size
+_pack_handed_out, _pack_merged = _HANDED_OUT.head.pack, _MERGED.head.pack
+_HEADER_BYTES = HEADER.size
 
 
 def write_handed_out(task: TaskId, node: NodeKey, payload: Parts, pieces: list[Buffer]) -> int:
     """Append the bytes of a ``HandedOut`` to ``pieces``; returns how many they are."""
-    size = _HANDED_OUT.struct.size
+    size = _HANDED_OUT_BYTES
     for part in payload:
         size += len(part)
-    pieces.append(_HANDED_OUT.head.pack(_HANDED_OUT.kind, size, task, node))
+    pieces.append(_pack_handed_out(_HANDED_OUT_KIND, size, task, node))
     pieces += payload
-    return HEADER.size + size
+    return _HEADER_BYTES + size
 
 
 def write_merged(
     task: TaskId, node: NodeKey, seconds: float, payload: Parts, pieces: list[Buffer]
 ) -> int:
     """Append the bytes of a ``Merged`` to ``pieces``; returns how many they are."""
-    size = _MERGED.struct.size
+    size = _MERGED_BYTES
     for part in payload:
         size += len(part)
-    pieces.append(_MERGED.head.pack(_MERGED.kind, size, task, node, seconds))
+    pieces.append(_pack_merged(_MERGED_KIND, size, task, node, seconds))
     pieces += payload
-    return HEADER.size + size
+    return _HEADER_BYTES + size
 
 
 def write(entry: Entry, pieces: list[Buffer]) -> int:

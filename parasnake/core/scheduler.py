@@ -220,6 +220,8 @@ class Policy:
     """The manner of 0.1: the user hands out the data of lost nodes again."""
     keep_data: bool = False
     """A hook asks for ``data``."""
+    keep_payloads: bool = False
+    """The data of a task is still wanted when its result is there: a checkpoint tells it."""
     ordered: bool = False
     """Merges come in the order of the tasks; not together with ``by_node``."""
     failure_ends_job: bool = False
@@ -294,6 +296,11 @@ class Scheduler:
         return self._next_id
 
     @property
+    def newest(self) -> TaskId:
+        """The task that ``new_data`` has given last."""
+        return TaskId(self._next_id - 1)
+
+    @property
     def complete(self) -> bool:
         """Whether a generator is exhausted and all of its tasks have been settled."""
         return self._exhausted and not self._tasks and not self._unsettled
@@ -354,6 +361,20 @@ class Scheduler:
         """The tasks that wait for the user to hand out the data of this lost node again."""
         for tasks in self._forgotten.values():
             yield from (task for task in tasks if task.owner == owner)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the generator has ended."""
+        return self._exhausted
+
+    def unsettled_tasks(self) -> Iterator[tuple[OpenTask, bool]]:
+        """All tasks that were handed out and not settled, each with whether it is left to the user."""
+        yield from ((task, False) for task in self._tasks.values())
+        for step in (*self._steps, *self._held.values()):
+            if isinstance(step, Merge | Fail):
+                yield step.task, False
+        for tasks in self._forgotten.values():
+            yield from ((task, True) for task in tasks)
 
     # ---- a job that began earlier
 
@@ -662,7 +683,9 @@ class Scheduler:
         if self._look_at is None:
             self._watch()
         self._close(task)
-        task.payload, task.size = (), size
+        if not self._policy.keep_payloads:
+            task.payload = ()
+        task.size = size
         self._end(Merge(task, key, seconds, payload))
         return True
 
@@ -699,7 +722,7 @@ class Scheduler:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
         del self._unsettled[task.id]
         self._unmerged_bytes -= task.size
-        task.data = None
+        task.payload, task.data = (), None
         if self._owed.get(task.owner) == task.id:
             del self._owed[task.owner]
             if task.owner in self._nodes:
@@ -877,7 +900,9 @@ class Scheduler:
 
     def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
         self._close(task)
-        task.payload, task.size = (), 0
+        if not self._policy.keep_payloads:
+            task.payload = ()
+        task.size = 0
         self._end(Fail(task, key, reason, remote))
 
     def _end(self, step: Merge | Fail) -> None:

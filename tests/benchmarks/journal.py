@@ -3,7 +3,8 @@
 usage: journal.py [--tasks N] [--rounds N] [--bytes N] [--local N]
 
 A task's data and its result have so many bytes each. Both kinds of run are in one process, one after
-the other, so that a busy machine disturbs both; the median of each counts.
+the other in pairs, so that a busy machine disturbs both; the median of the pairs counts. The server's
+own time is what its process computed, which others on the machine disturb least.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 
 from parasnake import Parasnake
 
+Times = tuple[float, float]
+"""Seconds on the clock, and those that the process computed."""
+
 
 def echo(data: bytes) -> bytes:
     return data
 
 
-def seconds_of(tasks: int, size: int, workers: int, journal: Path | None) -> tuple[float, float]:
+def seconds_of(tasks: int, size: int, workers: int, journal: Path | None) -> Times:
     """Run the job; return its seconds and those of them that the server computed."""
     app = Parasnake("journal benchmark")
     app.process(echo)
@@ -50,25 +54,31 @@ def seconds_of(tasks: int, size: int, workers: int, journal: Path | None) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--bytes", type=int, default=100)
     parser.add_argument("--local", type=int, default=2)
     given = parser.parse_args()
-    times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+    seconds_of(given.tasks // 10, given.bytes, given.local, None)  # to warm up
+    pairs: list[tuple[Times, Times]] = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for turn in range(given.rounds):
-            for kind, measured in times.items():
-                path = Path(folder) / f"{turn}" if kind == "with" else None
-                measured.append(seconds_of(given.tasks, given.bytes, given.local, path))
-                rate, own = given.tasks / measured[-1][0], measured[-1][1] / given.tasks * 1e6
-                print(f"{kind:>8}: {rate:8.0f} tasks/s, server's own {own:6.2f} us/task")
+            path = Path(folder) / f"{turn}"
+            kinds: list[Path | None] = [None, path] if turn % 2 else [path, None]
+            measured = {
+                kind: seconds_of(given.tasks, given.bytes, given.local, kind) for kind in kinds
+            }
+            pairs.append((measured[None], measured[path]))
+            print(" with: {:6.0f} tasks/s, own {:5.2f} us/task".format(*told(given, pairs[-1][1])))
+            print("  without: {:6.0f} tasks/s, own {:5.2f}".format(*told(given, pairs[-1][0])))
     for what, column in (("in all", 0), ("of the server's own", 1)):
-        without, kept = (
-            statistics.median(measured[column] for measured in times[kind])
-            for kind in ("without", "with")
-        )
-        cost, share = (kept - without) / given.tasks * 1e6, 100 * (kept / without - 1)
-        print(f"a journal costs {cost:.2f} us/task {what}, {share:.1f} % (medians)")
+        cost = statistics.median(kept[column] - without[column] for without, kept in pairs)
+        share = statistics.median(kept[column] / without[column] - 1 for without, kept in pairs)
+        micro = cost / given.tasks * 1e6
+        print(f"a journal costs {micro:.2f} us/task {what}, {100 * share:.1f} % (medians of pairs)")
+
+
+def told(given: argparse.Namespace, times: Times) -> tuple[float, float]:
+    return given.tasks / times[0], times[1] / given.tasks * 1e6
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ from parasnake.core.ids import NodeKey, TaskId
 from parasnake.core.journal import (
     LAYOUTS,
     Charged,
+    Checkpoint,
+    Computed,
     Entry,
     Exhausted,
     Failed,
     HandedOut,
+    Left,
     Merged,
     Met,
     Nothing,
@@ -32,6 +35,7 @@ from parasnake.core.messages import Buffer, MessageReader, encode
 from parasnake.errors import MessageError
 
 counts = st.integers(0, 2**32 - 1)
+sizes = st.integers(0, 2**64 - 1)
 entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(HandedOut, tasks, nodes, payloads),
     st.builds(Nothing, counts, st.lists(nodes, max_size=3).map(tuple)),
@@ -42,6 +46,9 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(TimedOut, nodes),
     st.builds(TakenBack),
     st.builds(Met, nodes, texts),
+    st.builds(Checkpoint, sizes, sizes, st.booleans(), sizes, sizes, seconds, payloads),
+    st.builds(Left, tasks, nodes, counts, counts, st.booleans(), payloads),
+    st.builds(Computed, sizes, seconds, texts),
 )
 
 
@@ -65,11 +72,11 @@ def put(entry: Entry, pieces: list[Buffer]) -> int:
 
 
 def test_every_kind_is_tried() -> None:
-    assert len(LAYOUTS) == len({layout.kind for layout in LAYOUTS.values()}) == 9
+    assert len(LAYOUTS) == len({layout.kind for layout in LAYOUTS.values()}) == 12
 
 
 @given(st.lists(entries, max_size=6), cuts)
-def test_what_is_written_is_read_however_it_is_cut(written: list[Entry], sizes: list[int]) -> None:
+def test_what_is_written_is_read_however_it_is_cut(written: list[Entry], steps: list[int]) -> None:
     pieces: list[Buffer] = []
     size = sum(put(entry, pieces) for entry in written)
     stream = b"".join(pieces)
@@ -79,7 +86,7 @@ def test_what_is_written_is_read_however_it_is_cut(written: list[Entry], sizes: 
     reader = MessageReader(frozenset(LAYOUTS), LAYOUTS)
     read: list[Entry] = []
     position = 0
-    for step in cut(sizes):
+    for step in cut(steps):
         if position >= len(stream):
             break
         read += reader.feed(stream[position : position + step])

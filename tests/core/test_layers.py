@@ -30,6 +30,7 @@ LAYERS = [
             "isolation",
         ),
         *(
+            "instead",
             "journal",
             "keys",
             "links",
@@ -46,7 +47,10 @@ LAYERS = [
         *("tracebacks", "worker"),
     },
     # The shells.
-    {"agent", "chaos", "gate", "here", "local", "recorder", "replay", "report", "server", "survey"},
+    {
+        *("agent", "chaos", "checkpoints", "gate", "here", "local", "recorder", "replay", "report"),
+        *("rerun", "server", "survey"),
+    },
     # What a user meets.
     {"app", "cli"},
     {"adapters", "ps_config", "ps_node", "ps_nodeid", "ps_server"},
@@ -62,6 +66,8 @@ CORE = [
     "records",
     "messages",
     "journal",
+    "census",
+    "rhythm",
     "session",
     "seeds",
     "suspects",

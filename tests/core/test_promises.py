@@ -48,6 +48,7 @@ policies = st.one_of(
     st.builds(
         Policy,
         ordered=st.booleans(),
+        keep_payloads=st.booleans(),
         max_held=st.sampled_from([1, 2, 1000]),
         speculate=st.booleans(),
         max_failed_tasks=st.sampled_from([1, 2, 5]),
@@ -416,6 +417,19 @@ class World(RuleBasedStateMachine):
         assert set(answered) == self.pending
         assert set(waiting) | set(running) == set(scheduler._tasks)
         assert (len(waiting), len(running)) == (scheduler.waiting, scheduler.running)
+
+    @invariant()
+    def a_checkpoint_would_know_what_is_left(self) -> None:
+        scheduler = self.scheduler
+        left = {task.id for task, is_users in scheduler.unsettled_tasks() if not is_users}
+        users = {task.id for task, is_users in scheduler.unsettled_tasks() if is_users}
+        settled = {*self.merged, *self.failed}
+        assert left == set(range(scheduler.handed_out)) - settled - self.users
+        assert len(users) == scheduler.forgotten
+        assert users <= self.users
+        if self.policy.keep_payloads:
+            for task, _ in scheduler.unsettled_tasks():
+                assert task.payload == payload_of(self.of_task[task.id])
 
     @invariant()
     def nodes_have_what_they_were_sent(self) -> None:

@@ -492,3 +492,25 @@ def test_who_is_gone_hears_nothing() -> None:
     farm.message(TWO, Heartbeat())
     farm.gone(TWO, "reset")
     assert taken(farm) == []
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_another_process_has_computed_is_not_wanted(finished: bool) -> None:
+    farm = lost_at_work()
+    hello = RETURNED._replace(digest="an0ther")
+    got = returned(farm, Held(A, TaskId(0), Attempt(0), DIGEST, finished), Ready(A), hello=hello)
+    (joined,) = (step for step in got if isinstance(step, AgentJoined))
+    assert "the code of the process hook is not the same" in joined.differences[0]
+    assert (Send(TWO, Cancel(A, TaskId(0), Attempt(0))) in got) == finished
+    farm.message(TWO, Result(A, TaskId(0), Attempt(0), 1.0, (b"result",)))
+    assert not any(isinstance(step, Merge) for step in steps(farm))
+    assert farm.scheduler.nodes[A].open == {0: 1}, "it computes it again"
+
+
+@pytest.mark.parametrize(("here", "there"), [("", "d1gest"), ("d1gest", "")])
+def test_where_nobody_knows_the_code_results_are_wanted(here: str, there: str) -> None:
+    farm = lost_at_work()
+    farm.job = replace(JOB, digest=here)
+    hello = RETURNED._replace(digest=there)
+    got = returned(farm, Held(A, TaskId(0), Attempt(0), DIGEST, True), Ready(A), hello=hello)
+    assert Send(TWO, Want(A, TaskId(0), Attempt(0))) in got

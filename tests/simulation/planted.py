@@ -17,7 +17,7 @@ from parasnake.core.crew import Crew
 from parasnake.core.farm import Farm
 from parasnake.core.ids import Attempt
 from parasnake.core.scheduler import Holding, Loss, Merge, Node, OpenTask, Scheduler
-from parasnake.recorder import Recorder
+from parasnake.recorder import RECORDED, Recorder
 from parasnake.replay import Replay
 from parasnake.server import Server
 
@@ -100,14 +100,15 @@ def a_merge_is_written_after_its_hook() -> Iterator[None]:
     """The journal has a merge when it is done, not before."""
     note, settled = Recorder._note, Server._merge
 
-    def late(self: Recorder, step: Any) -> None:
-        if not isinstance(step, Merge):
-            note(self, step)
+    def late(self: Recorder, steps: Iterable[Any]) -> int:
+        recorded = [step for step in steps if type(step) in RECORDED]
+        note(self, [step for step in recorded if not isinstance(step, Merge)])
+        return len(recorded)
 
     def merge(self: Server, step: Merge) -> None:
         settled(self, step)
         if self._recorder is not None:
-            note(self._recorder, step)
+            note(self._recorder, [step])
 
     with _instead(Recorder, "_note", late), _instead(Server, "_merge", merge):
         yield
