@@ -6,7 +6,7 @@ Each function breaks one thing while it is open. They are what a hasty change co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
