@@ -86,7 +86,9 @@ class OpenTask:
         """A node does not have it any more."""
         self.also.discard(key)
         if self.running == key:
-            self.running = self.also.pop() if self.also else None
+            self.running = min(self.also, default=None)  # set.pop would differ from run to run
+            if self.running is not None:
+                self.also.remove(self.running)
 
 
 @dataclass(slots=True, eq=False)

@@ -20,6 +20,7 @@ from parasnake.core.messages import (
     Task,
     encode,
 )
+from parasnake.death import Death
 from parasnake.errors import ParasnakeError
 from parasnake.hooks import Hook
 from parasnake.loop import READ
@@ -69,14 +70,17 @@ class VirtualWorker:
 
     # ---- as a process, for the agent
 
-    def poll(self) -> str | None:
+    def poll(self) -> Death | None:
         """How it died."""
-        return self.death
+        return None if self.death is None else Death(None, 9)
 
-    def wait(self, timeout_s: float) -> str | None:
+    def wait(self, timeout_s: float) -> Death | None:
         """Wait for its death, which comes at once if it comes."""
         del timeout_s
-        return self.death
+        return self.poll()
+
+    def take_output(self) -> None:
+        """It prints nothing."""
 
     def kill(self) -> None:
         """End it."""

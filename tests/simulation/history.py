@@ -170,6 +170,7 @@ def _virtual(world: World) -> Iterator[None]:
         for target, name, value in (
             (agent, "Loop", lambda: VirtualLoop(world)),
             (agent, "random", world.random),
+            (agent, "outlets_of", lambda _: ()),
             (server, "time", clock),
             (journal, "time", clock),
             (os, "urandom", world.random.randbytes),

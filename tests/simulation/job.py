@@ -65,7 +65,7 @@ class Plan:
     deadly: frozenset[int]
     unsendable: frozenset[int]
     moods: dict[int, int]
-    whims: frozenset[tuple[str, int]]
+    whims: tuple[tuple[str, int], ...]
     slow_hooks: float
     heartbeat_timeout: float
     reconnect_timeout: float
@@ -122,8 +122,10 @@ def draw_plan(random: random.Random) -> Plan:
         deadly=deadly - poison,
         unsendable=some(0.05) if with_failed and manner is not Manner.OLD else frozenset(),
         moods={index: random.randint(1, 2) for index in some(0.3)},
-        whims=frozenset(("result", index) for index in some(0.1))
-        | frozenset(("failed", index) for index in some(0.1)),
+        whims=(
+            *(("result", index) for index in sorted(some(0.1))),
+            *(("failed", index) for index in sorted(some(0.1))),
+        ),
         slow_hooks=random.choice([0.0, 0.0, 0.0, 0.05, 1.0]),
         heartbeat_timeout=heartbeat_timeout,
         reconnect_timeout=random.choice([10.0, 60.0, 300.0]),
