@@ -13,7 +13,6 @@ from helpers import wait_until
 from programs import Program, environment
 
 HERE = Path(__file__).parent
-FEW_DESCRIPTORS = 1024
 
 
 class Crowd:
@@ -24,17 +23,25 @@ class Crowd:
     folder: where they run
     options: more of them for the server
     port: of the server
-    processes: on how many processes they are spread
+    processes: on how many processes the agents are spread
     tasks: in each of the two parts of the job
+    descriptors: the server's soft limit at its start
     """
 
     def __init__(
-        self, folder: Path, agents: int, *, processes: int = 4, tasks: int = 20_000
+        self,
+        folder: Path,
+        *options: str,
+        port: str = "0",
+        processes: int = 4,
+        tasks: int = 20_000,
+        descriptors: int = 1024,
     ) -> None:
         self.folder = folder
         self.tasks = tasks
-        self._agents = agents
+        self._options = ("--port", port, "--tasks", str(tasks), *options)
         self._processes = processes
+        self._descriptors = descriptors
         self._stack = contextlib.ExitStack()
         self._environ = environment(folder)
 
@@ -44,7 +51,7 @@ class Crowd:
 
     def serve(self) -> None:
         """Start the server (again)."""
-        with few_descriptors():
+        with few_descriptors(self._descriptors):
             self.server = self._start(
                 HERE / "scripts" / "thousand.py",
                 *("--server", "--bind", "127.0.0.1", "--no-progress", *self._options),
@@ -52,6 +59,7 @@ class Crowd:
         self.port = self.server.port()
         self.process = psutil.Process(self.server.pid)
         self.memory_before = self.memory
+        self._other_descriptors = int(self.process.num_fds())
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -78,8 +86,8 @@ class Crowd:
 
     @property
     def connections(self) -> int:
-        """How many connections the server has."""
-        return sum(one.status == psutil.CONN_ESTABLISHED for one in self.process.net_connections())
+        """How many connections the server has, roughly: it may have some other file open."""
+        return int(self.process.num_fds()) - self._other_descriptors
 
     def wait_for_connections(self, at_least: int = 0, at_most: int = 1 << 30) -> None:
         """Wait until the server has so many connections."""
@@ -119,10 +127,10 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def few_descriptors() -> Iterator[None]:
-    """What is started meanwhile has a soft limit of 1,024 descriptors."""
+def few_descriptors(number: int) -> Iterator[None]:
+    """What is started meanwhile has a soft limit of so many descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FEW_DESCRIPTORS, hard), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, hard), hard))
     try:
         yield
     finally:

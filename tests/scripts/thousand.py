@@ -1,8 +1,8 @@
-"""A job in parts, for very many nodes: each part is handed out when its folder has a file of its name.
+"""A job in parts, for very many nodes: each is handed out when the folder has a file of its name.
 
-The parts are ``first`` and ``second``; after the second the job is done. It makes the file ``first.begun``
-when a tenth of the first part is merged, ``first.done`` at its end, and the same for the second. Prints
-the sum of squares.
+The parts are ``first`` and ``second``; after the second the job is done. It makes the file
+``first.begun`` when a tenth of the first part is merged, ``first.done`` at its end, and the same for
+the second. Prints the sum of squares.
 """
 
 import argparse
