@@ -466,9 +466,11 @@ def test_addresses_are_written_as_people_do(address: tuple[object, ...], text: s
 
 class TestUnheard:
     def test_nothing_waits_for_an_answer(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            with socket.create_connection(listener.getsockname()) as sock:
-                assert net.unheard_seconds(sock) == 0.0
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as sock,
+        ):
+            assert net.unheard_seconds(sock) == 0.0
 
     def test_where_nobody_tells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         one, other = socket.socketpair()
