@@ -346,6 +346,12 @@ class Agent:
                 self._computed += 1
 
     def _beat(self) -> None:
+        if self._connection is not None:
+            unheard = net.unheard_seconds(self._connection.raw)
+            if unheard > net.KEEPALIVE_SECONDS:
+                self._connection.close()
+                self._server_ended(f"its machine has answered nothing for {unheard:.0f} s", None)
+                return
         welcome = self._crew.welcome
         if self._connection is not None and welcome is not None and self._crew.is_in:
             self._connection.send(Heartbeat())

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,10 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 8
 """A peer whose kernel answers no probe is gone: that is noticed after three minutes of silence."""
 
+KEEPALIVE_SECONDS = KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES
+_TCP_INFO = struct.Struct("=HBB52xI")
+"""Of Linux: tcpi_retransmits, tcpi_probes and, at byte 56, tcpi_last_ack_recv in milliseconds."""
+
 
 def prepare(sock: socket.socket) -> None:
     """Set up a connected socket: no delays, and probes from the kernel when all is quiet."""
@@ -38,6 +43,23 @@ def prepare(sock: socket.socket) -> None:
         ):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def unheard_seconds(sock: socket.socket) -> float:
+    """Tell for how long the kernel of the other side has left unanswered what was sent to it.
+
+    0.0 while nothing waits for an answer, and where the system does not tell (it is not Linux).
+    Keepalive does not notice a cut cable while something is on its way, such as a heartbeat: then TCP
+    only sends that again, for a quarter of an hour or more.
+    """
+    if not hasattr(socket, "TCP_INFO"):
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        _, retransmits, probes, last_heard_ms = _TCP_INFO.unpack(info)
+    except (OSError, struct.error):  # not TCP, or another layout
+        return 0.0
+    return last_heard_ms / 1000 if retransmits or probes else 0.0
 
 
 def address_text(address: Sequence[object]) -> str:

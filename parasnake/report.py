@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from parasnake.core import farm, scheduler
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.scheduler import Scheduler
+from parasnake.crowd import Crowd
 
 if TYPE_CHECKING:
     import tqdm
@@ -182,14 +183,29 @@ class Progress:
         return text
 
 
+_OF_MANY = {
+    "joined": "{} agents joined{ending}",
+    "is back": "{} agents are back{ending}",
+    "refused": "refused {} agents{ending}",
+    "lost": "lost {} agents{ending}",
+    "left": "{} agents left{ending}",
+    "died": "{} workers died{ending}",
+    "retry": "{} tasks will be tried again{ending}",
+}
+
+
 class Reporter:
     """Counts and logs what the farm says about agents, nodes and tasks.
+
+    What very many agents do in the same second is told in one line, and at DEBUG in full.
 
     Parameters
     ----------
     name: of the app
     max_attempts: how many failures of its own a task may have
     host_of: says where a node is, for people, or "" if it is not there any more
+    nodes: says how many nodes there are
+    later: calls something after so many seconds, as ``Loop.call_in`` does
     """
 
     TELLS: ClassVar[tuple[type, ...]] = (
@@ -206,12 +222,30 @@ class Reporter:
     """The steps that ``tell`` takes."""
 
     def __init__(
-        self, name: str, tally: Tally, max_attempts: int, host_of: Callable[[NodeKey], str]
+        self,
+        name: str,
+        tally: Tally,
+        max_attempts: int,
+        host_of: Callable[[NodeKey], str],
+        *,
+        nodes: Callable[[], int],
+        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._name = name
         self._tally = tally
         self._max_attempts = max_attempts
         self._host_of = host_of
+        self._nodes = nodes
+        self._crowd = Crowd(later, self._tell_of_many)
+
+    def flush(self) -> None:
+        """Tell now what was only counted so far."""
+        self._crowd.flush()
+
+    def _tell_of_many(self, level: int, kind: str, count: int, ending: str) -> None:
+        text = _OF_MANY[kind].format(f"{count} more", ending=ending)
+        nodes = self._nodes()
+        log.log(level, "%s: %s; %d %s in all", self._name, text, nodes, _plural("node", nodes))
 
     def tell(self, step: farm.Step) -> None:
         """Take note of one of ``TELLS``."""
@@ -219,7 +253,8 @@ class Reporter:
             case farm.AgentJoined(peer, differences):
                 self._joined(peer, differences)
             case farm.AgentRefused(peer, reason):
-                log.warning("%s: refused %s: %s", self._name, peer.name, reason)
+                level = self._crowd.level("refused", logging.WARNING, reason)
+                log.log(level, "%s: refused %s: %s", self._name, peer.name, reason)
             case farm.AgentLeft():
                 self._left(step)
             case farm.NodeJoined(peer, node):
@@ -228,7 +263,8 @@ class Reporter:
             case farm.NodeDied(peer, _, reason, output):
                 self._tally.note_death(reason)
                 cause = f"{reason}; {output}" if output else reason
-                log.warning("%s: a worker on %s died: %s", self._name, peer.name, cause)
+                level = self._crowd.level("died", logging.WARNING, reason)
+                log.log(level, "%s: a worker on %s died: %s", self._name, peer.name, cause)
             case farm.NodeEnded(peer, node):
                 log.debug("%s: node %s of %s ended", self._name, NodeId(bytes=node), peer.name)
             case scheduler.Retry():
@@ -254,7 +290,9 @@ class Reporter:
 
     def _joined(self, peer: farm.Peer, differences: list[str]) -> None:
         self._tally.agents += not peer.returned
-        log.info("%s: %s %s", self._name, peer.name, "is back" if peer.returned else "joined")
+        what = "is back" if peer.returned else "joined"
+        level = self._crowd.level(what, logging.INFO)
+        log.log(level, "%s: %s %s", self._name, peer.name, what)
         for difference in differences:
             log.warning("%s: %s: %s", self._name, peer.name, difference)
 
@@ -264,9 +302,11 @@ class Reporter:
             again = f"; {step.tasks} of its tasks will run elsewhere"
         if step.lost:
             self._tally.lost_agents += 1
-            log.warning("%s: lost %s: %s%s", self._name, step.peer.name, step.reason, again)
+            level = self._crowd.level("lost", logging.WARNING, step.reason, step.tasks)
+            log.log(level, "%s: lost %s: %s%s", self._name, step.peer.name, step.reason, again)
             return
         level = logging.ERROR if step.remote else logging.INFO
+        level = self._crowd.level("left", level, step.reason, step.tasks)
         text = f"{step.reason}{again}" + (f"\n{step.remote}" if step.remote else "")
         log.log(level, "%s: %s left: %s", self._name, step.peer.name, text)
 
@@ -277,7 +317,8 @@ class Reporter:
         if host := self._host_of(step.node):
             charged += f", the last on {host}"
         remote = f"\n{step.remote}" if step.remote else ""
-        log.warning(
+        log.log(
+            self._crowd.level("retry", logging.WARNING),
             "%s: task %d will be tried again (%s): %s%s",
             self._name,
             task.id,

@@ -147,7 +147,11 @@ class Server:
         self._generator: Iterator[Any] | None = None
         self._drawn = 0
         self._tally = Tally(self._loop.now())
-        self._reporter = Reporter(app_name, self._tally, config.max_attempts, self._host_of)
+        self._reporter = Reporter(
+            *(app_name, self._tally, config.max_attempts, self._host_of),
+            nodes=lambda: len(self._scheduler.nodes),
+            later=self._loop.call_in,
+        )
         self._changed = True
         self._job_done_at = 0.0
         self._done = False
@@ -401,6 +405,7 @@ class Server:
             self._leave_for_a_while()
         else:
             self._send_home(QuitKind.STOPPED, "the server was stopped")
+        self._reporter.flush()
         log.info("%s: %s", self._name, self._summary())
         return done
 
@@ -505,6 +510,7 @@ class Server:
     def _close(self) -> None:
         if self._helper is not None:
             self._helper.stop()
+        self._reporter.flush()
         if self._progress is not None:
             self._progress.close()
         with contextlib.suppress(HookError):  # why the run ends is known already

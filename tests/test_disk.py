@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import runpy
 import shutil
+import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +18,12 @@ from helpers import wait_until
 from test_faults import Start, free_port, start
 from test_journal import FACTS, merged, read
 
-from parasnake.core.journal import Merged
+from parasnake import Parasnake
+from parasnake.core.ids import JobId, NodeKey, TaskId
+from parasnake.core.journal import HandedOut, Merged
 from parasnake.errors import ConfigurationError
-from parasnake.journal import Journal
+from parasnake.journal import Facts, Journal
+from parasnake.payload import dumps
 
 __all__ = ["start"]  # a fixture
 
@@ -90,6 +96,75 @@ def test_a_tail_that_was_cut_at_any_byte(tmp_path: Path) -> None:
     for end in range(ends[-2], ends[-1] + 1):
         Path(f"{cut}-wal").write_bytes(content[:end])
         assert numbers(cut) == ([0, 1, 2, 3] if end == ends[-1] else [0, 1, 2])
+
+
+COMMITS = 4
+
+
+def write_commits(path: Path) -> list[int]:
+    """Write a journal with a task in each commit, and copy it; returns the ends of its log."""
+    with contextlib.closing(sqlite3.connect(path)) as empty:
+        empty.execute("PRAGMA page_size = 512")  # fewer bytes to cut at
+        empty.execute("VACUUM")
+    facts, node = Facts("cut", JobId(bytes(16)), "", "0.2", 1e9), NodeKey(b"n" * 16)
+    ends = []
+    with contextlib.closing(Journal(path, facts)) as journal:
+        for number in range(COMMITS):
+            task = TaskId(number)
+            journal.note(HandedOut(task, node, tuple(dumps(number).parts)))
+            journal.note(Merged(task, node, 0.5, tuple(dumps(number * number).parts)))
+            journal.commit()
+            ends.append(Path(f"{path}-wal").stat().st_size)
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{path}.copy{suffix}")
+    return ends
+
+
+def resume(path: Path) -> list[int]:
+    """Have a server go on from a journal; returns what it has merged, and ends it."""
+    app = Parasnake("cut")
+    merges: list[int] = []
+
+    @app.new_data
+    def data() -> Iterator[int]:
+        yield from range(COMMITS)
+
+    @app.result
+    def merge(result: int) -> None:
+        merges.append(result)
+
+    @app.job_done
+    def done() -> bool:
+        return True
+
+    app.run(
+        server=True, port=0, bind="127.0.0.1", progress=False, secret_key=b"k" * 32, journal=path
+    )
+    return merges
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: no disk to wait for."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def test_a_server_goes_on_from_a_log_that_was_cut_at_any_byte(in_memory: Path) -> None:
+    """Each byte of the last two commits, by the server's own way of going on."""
+    path, cut = in_memory / "whole", in_memory / "cut"
+    ends = write_commits(path)
+    base, log = Path(f"{path}.copy").read_bytes(), Path(f"{path}.copy-wal").read_bytes()
+    assert len(log) == ends[-1]
+    for end in range(ends[-3], ends[-1] + 1):
+        for left in in_memory.glob("cut*"):
+            left.unlink()
+        cut.write_bytes(base)
+        Path(f"{cut}-wal").write_bytes(log[:end])
+        whole = sum(end >= complete for complete in ends)
+        assert resume(cut) == [number * number for number in range(whole)], end
 
 
 def test_a_tail_with_one_changed_byte(tmp_path: Path) -> None:

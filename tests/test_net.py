@@ -462,3 +462,19 @@ def test_what_is_no_tcp_socket_is_only_made_non_blocking() -> None:
 )
 def test_addresses_are_written_as_people_do(address: tuple[object, ...], text: str) -> None:
     assert net.address_text(address) == text
+
+
+class TestUnheard:
+    def test_nothing_waits_for_an_answer(self) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as sock,
+        ):
+            assert net.unheard_seconds(sock) == 0.0
+
+    def test_where_nobody_tells(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, other = socket.socketpair()
+        with one, other:
+            assert net.unheard_seconds(one) == 0.0
+            monkeypatch.delattr(socket, "TCP_INFO")
+            assert net.unheard_seconds(other) == 0.0

@@ -14,6 +14,7 @@ from parasnake.core import farm, scheduler
 from parasnake.core.ids import NodeKey, PeerId, TaskId
 from parasnake.core.messages import PROTOCOL_VERSION, Hello
 from parasnake.core.scheduler import Policy, Scheduler
+from parasnake.crowd import FULL_LINES
 from parasnake.report import (
     FIRST_LOG_S,
     LAST_LOG_S,
@@ -223,7 +224,11 @@ def test_a_line_is_for_terminals(
 @pytest.fixture
 def reporter() -> Reporter:
     hosts = {NODE: "n1 (pid 77, 10.0.0.7:5000)", GONE: ""}
-    return Reporter("squares", Tally(0.0), 3, hosts.__getitem__)
+    return Reporter(
+        *("squares", Tally(0.0), 3, hosts.__getitem__),
+        nodes=lambda: 1000,
+        later=lambda seconds, callback: None,
+    )
 
 
 def peer() -> farm.Peer:
@@ -329,6 +334,53 @@ def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -
     assert lost[1].endswith("(1 of 3 attempts failed): node lost")
     assert reclaimed[1].startswith("squares: 1 task of lost nodes: ")
     assert (reporter._tally.dead_workers, reporter._tally.retries) == (1, 2)
+
+
+# --- very many at once
+
+
+def test_a_thousand_agents_take_a_few_lines(
+    reporter: Reporter, log: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(1000):
+        reporter.tell(farm.AgentJoined(peer(), []))
+    for number in range(300):
+        reason = "Connection reset" if number % 3 else "silent"
+        reporter.tell(farm.AgentLeft(peer(), True, reason, "", 2))
+        reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
+    reporter.flush()
+    written = [line for line in lines(log) if line[0] != "DEBUG"]
+    assert len(written) == 3 * (FULL_LINES + 1)
+    assert written[-3:] == [
+        ("INFO", "squares: 995 more agents joined; 1000 nodes in all"),
+        (
+            "WARNING",
+            "squares: lost 295 more agents: Connection reset (197), silent (98); 590 of their tasks "
+            "will run elsewhere; 1000 nodes in all",
+        ),
+        ("WARNING", "squares: 295 more tasks will be tried again; 1000 nodes in all"),
+    ]
+    reporter.tell(farm.AgentJoined(peer(), []))
+    assert lines(log)[-1] == ("INFO", "squares: n1 (pid 77, 10.0.0.7:5000) joined")
+    assert (reporter._tally.agents, reporter._tally.retries) == (1001, 300)
+
+
+def test_every_kind_has_words_for_many(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
+    back = peer()
+    back.returned = True
+    for number in range(FULL_LINES + 4):
+        reporter.tell(farm.AgentJoined(back, []))
+        reporter.tell(farm.AgentRefused(peer(), "another app"))
+        reporter.tell(farm.NodeDied(peer(), NODE, f"killed by signal {number}"))
+        reporter.tell(farm.AgentLeft(peer(), False, "signal 15", "", 0))
+    reporter.flush()
+    assert [line[1] for line in lines(log)][-4:] == [
+        "squares: 4 more agents are back; 1000 nodes in all",
+        "squares: refused 4 more agents: another app; 1000 nodes in all",
+        "squares: 4 more workers died: killed by signal 5 (1), killed by signal 6 (1), "
+        "killed by signal 7 (1), ...; 1000 nodes in all",
+        "squares: 4 more agents left: signal 15; 1000 nodes in all",
+    ]
 
 
 # --- a line a minute

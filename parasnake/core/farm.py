@@ -235,7 +235,8 @@ class Farm:
 
     def tick(self, now: float) -> bool:
         """Time has passed: the silent are lost. True if it is time to ask for new data again."""
-        for peer_id, heard in list(self._heard.items()):
+        while self._heard:
+            peer_id, heard = next(iter(self._heard.items()))
             if now < heard + self.job.heartbeat_timeout:  # the very sum that is the deadline
                 break
             self._steps.append(Drop(peer_id))

@@ -244,7 +244,8 @@ class Scheduler:
         self._nodes: dict[NodeKey, Node] = {}
         self._tasks: dict[TaskId, OpenTask] = {}
         self._waiting: deque[OpenTask] = deque()  # handed out before, to be sent again
-        self._awaiting: dict[TaskId, tuple[OpenTask, NodeKey]] = {}  # for their node to return
+        self._awaiting: dict[TaskId, OpenTask] = {}  # for their owner to return
+        self._awaited: dict[NodeKey, list[OpenTask]] = {}  # the same by owner, and some that did
         self._grace_over_at: float | None = None
         self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
         self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
@@ -408,7 +409,8 @@ class Scheduler:
             self._tasks[task.id] = task
             self._owe(task)
             if task.payload:
-                self._awaiting[task.id] = (task, task.owner)
+                self._awaiting[task.id] = task
+                self._awaited.setdefault(task.owner, []).append(task)
                 self._grace_over_at = now + grace
             else:
                 self._fail(task, task.owner, "its data cannot be sent", "")
@@ -425,7 +427,7 @@ class Scheduler:
         """
         node = self._nodes[key] = Node(key, peer, owes=self._owed.get(key))
         wanted = [self._adopt(node, holding) for holding in held]
-        self._release(task for task, awaited in self._awaiting.values() if awaited == key)
+        self._release(task for task in self._awaited.pop(key, ()) if task.id in self._awaiting)
         self._refresh(node)
         self._watch()
         self._something_changed()
@@ -442,8 +444,8 @@ class Scheduler:
                     sent_before = self._sent_before.get(holding.task, 0)
                     self._sent_before[holding.task] = max(sent_before, holding.attempt + 1)
             return False
-        self._awaiting.pop(task.id, None)
-        if task.running is None:
+        awaited = self._awaiting.pop(task.id, None)
+        if task.running is None and awaited is None:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(task)
         task.taken_by(node.key)
@@ -460,6 +462,7 @@ class Scheduler:
             del self._awaiting[task.id]
         self._put_back(released)
         if not self._awaiting:
+            self._awaited.clear()
             self._grace_over_at = None
 
     def spare(self, *whom: NodeKey | PeerId) -> None:
@@ -604,8 +607,13 @@ class Scheduler:
     def nothing(self, now: float) -> None:
         """Answer to ``AskData``: nothing just now."""
         node = self._nodes[self._take_asked()]
-        for other in [node] if self._policy.by_node else self._nodes.values():
-            other.dry = True
+        if self._policy.by_node:
+            node.dry = True
+            for queue in (self._idle, self._hungry):  # so that the others need not be looked for
+                queue[node.key] = queue.pop(node.key)
+        else:
+            for other in self._nodes.values():
+                other.dry = True
         if self._ask_again_at is None:
             self._ask_again_at = now + self._pause
 
@@ -622,6 +630,7 @@ class Scheduler:
         self._tasks.clear()
         self._waiting.clear()
         self._awaiting.clear()
+        self._awaited.clear()
         self._forgotten.clear()
         self._steps.clear()
         self._held.clear()
@@ -635,7 +644,7 @@ class Scheduler:
         self.now = max(self.now, now)
         self._suspects.tick(self.now)
         if self._grace_over_at is not None and now >= self._grace_over_at:
-            self._release(task for task, _ in self._awaiting.values())
+            self._release(self._awaiting.values())
         if self._idle and self._look_at is not None and now >= self._look_at:
             self._look_for_stragglers()
         if self._ask_again_at is None or now < self._ask_again_at:

@@ -48,8 +48,8 @@ LAYERS = [
     },
     # The shells.
     {
-        *("agent", "chaos", "checkpoints", "gate", "here", "local", "recorder", "replay", "report"),
-        *("rerun", "server", "survey"),
+        *("agent", "chaos", "checkpoints", "crowd", "gate", "here", "local", "recorder", "replay"),
+        *("report", "rerun", "server", "survey"),
     },
     # What a user meets.
     {"app", "cli"},

@@ -1,7 +1,11 @@
-"""An image by rows; each row that is computed is noted in a file. Prints the image's digest."""
+"""An image by rows; each row that is computed is noted in a file. Prints the image's digest.
+
+``--least S``: a row takes S seconds at the least, so that no node is sent many in advance.
+"""
 
 import argparse
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +35,7 @@ def rows() -> Iterator[int]:
 def process(row: int) -> bytes:
     with Path("computed").open("a") as file:
         file.write(f"{row}\n")
+    time.sleep(app.args.least)
     return compute(row)
 
 
@@ -50,4 +55,6 @@ def expected() -> str:
 
 
 if __name__ == "__main__":
-    app.main(argparse.ArgumentParser())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--least", type=float, default=0.0)
+    app.main(parser)

@@ -1,0 +1,53 @@
+"""What very many nodes cost a server: memory for each, and its load when all are idle.
+
+usage: nodes.py [--agents N] [--tasks N] [--seconds S]
+
+Light agents (tests/light_agents.py) in four processes join within half a second, compute some tasks,
+and are idle with the default heartbeat; then three of the four processes are killed, and the rest does
+as many tasks again. Server and agents share this machine, so that rates are lower bounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from many_agents import Crowd
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long it is idle")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Crowd(Path(folder), tasks=given.tasks) as crowd:
+        begin = time.perf_counter()
+        processes = crowd.join(given.agents)
+        crowd.wait_for_connections(given.agents)
+        print(f"{given.agents} agents in after {time.perf_counter() - begin:.1f} s")
+        begin = time.perf_counter()
+        crowd.part("first")
+        crowd.wait_for("first.done")
+        print(f"{given.tasks / (time.perf_counter() - begin):.0f} tasks/s")
+        each = (crowd.memory - crowd.memory_before) / given.agents
+        print(f"{each / 1024:.1f} KiB of the server's memory for each node")
+        print(f"{100 * crowd.load(given.seconds):.2f} % of a core while all are idle")
+        crowd.part("second")
+        crowd.wait_for("second.begun")
+        begin = time.perf_counter()
+        for one in processes[1:]:
+            one.kill()
+        crowd.server.wait(120)
+        assert crowd.server.out == crowd.expected, crowd.server.err
+        print(f"done {time.perf_counter() - begin:.1f} s after three quarters were killed")
+        print(f"{len(crowd.lines)} lines of log, the last:", *crowd.lines[-3:], sep="\n")
+
+
+if __name__ == "__main__":
+    main()
