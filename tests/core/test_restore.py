@@ -29,6 +29,8 @@ def test_a_job_of_which_all_is_merged_is_complete() -> None:
     bench = Bench("", generator=True)
     bench.restore(handed_out=7, exhausted=True)
     assert bench.scheduler.complete
+    assert bench.scheduler.exhausted
+    assert bench.scheduler.newest == 6
 
 
 def test_what_was_charged_still_counts() -> None:
