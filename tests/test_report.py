@@ -371,7 +371,7 @@ def test_every_kind_has_words_for_many(reporter: Reporter, log: pytest.LogCaptur
     for number in range(FULL_LINES + 4):
         reporter.tell(farm.AgentJoined(back, []))
         reporter.tell(farm.AgentRefused(peer(), "another app"))
-        reporter.tell(farm.NodeDied(peer(), NODE, f"killed by signal {number}"))
+        reporter.tell(farm.NodeDied(peer(), NODE, f"killed by signal {number}", ""))
         reporter.tell(farm.AgentLeft(peer(), False, "signal 15", "", 0))
     reporter.flush()
     assert [line[1] for line in lines(log)][-4:] == [
