@@ -384,6 +384,11 @@ class Journal:
         """Whether anything was noted that is not on the disk."""
         return bool(self._pending)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether all that was to be written could be written so far."""
+        return not self._broken
+
     def finish(self, told: int) -> None:
         """The job is done: after so many merges and failures that hooks were told of."""
         self.commit()

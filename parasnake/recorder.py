@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 from parasnake.core import journal as entries
@@ -11,6 +12,7 @@ from parasnake.core.farm import Step
 from parasnake.core.ids import NodeKey
 from parasnake.core.messages import Parts
 from parasnake.core.scheduler import Scheduler
+from parasnake.errors import JournalError
 from parasnake.hooks import HookTable
 from parasnake.journal import Journal
 
@@ -69,6 +71,13 @@ class Recorder:
         self._journal.note(entries.Met(node, name))
         if self._census is not None:
             self._census.met(node, name)
+
+    def sent_home(self) -> None:
+        """All agents are about to be told to go."""
+        if self._journal.is_usable:
+            with contextlib.suppress(JournalError):  # why the job ends is known already
+                self._journal.note(entries.SentHome())
+                self._journal.commit()
 
     def checkpoint(self, done: Callable[[], entries.Checkpoint]) -> int | None:
         """Put what the job has come to, which ``done`` tells, in the place of all in the journal.

@@ -23,6 +23,7 @@ from parasnake.core.journal import (
     Merged,
     Met,
     Nothing,
+    SentHome,
     TakenBack,
     TimedOut,
     nodes_of,
@@ -72,6 +73,7 @@ class Replay:
     exhausted: whether the generator has ended
     told: merges and failures of which the hooks were told
     census: where they were computed
+    sent_home: whether no agent may still be computing any of them
     """
 
     def __init__(self, path: Path, caller: Caller, policy: Policy, done: int | None) -> None:
@@ -85,6 +87,7 @@ class Replay:
         self.exhausted = False
         self.told = 0
         self.census = Census()
+        self.sent_home = False
         self._take: dict[type[Entry], Callable[[Any], None]] = {
             HandedOut: self._handed_out,
             Nothing: self._nothing,
@@ -98,6 +101,7 @@ class Replay:
             Checkpoint: self._checkpoint,
             Left: self._left,
             Computed: self._computed,
+            SentHome: self._sent_home,
         }
 
     def take(self, entries: Iterable[Entry]) -> None:
@@ -192,7 +196,11 @@ class Replay:
         self.forgotten.clear()
 
     def _met(self, entry: Met) -> None:
+        self.sent_home = False
         self.census.met(entry.node, entry.name)
+
+    def _sent_home(self, _: SentHome) -> None:
+        self.sent_home = True
 
     def _computed(self, entry: Computed) -> None:
         self.census.add(*entry)

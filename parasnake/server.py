@@ -358,7 +358,7 @@ class Server:
             handed_out=replay.handed_out,
             exhausted=replay.exhausted,
             now=self._loop.now(),
-            grace=RETURN_GRACE_S if self._helper is None else 0.0,  # its nodes end with it
+            grace=0.0 if replay.sent_home or self._helper is not None else RETURN_GRACE_S,
         )
         if replay.handed_out:
             log.info(
@@ -498,6 +498,8 @@ class Server:
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
+        if self._recorder is not None and kind is not QuitKind.DONE:
+            self._recorder.sent_home()
         self._tally.dropped += self._farm.quit(kind, reason)
         while (step := self._farm.next_step()) is not None:
             self._perform[type(step)](step)

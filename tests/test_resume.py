@@ -14,7 +14,7 @@ from helpers import wait_until
 from programs import Program, environment
 from test_faults import free_port
 
-from parasnake.core.journal import Checkpoint, Merged
+from parasnake.core.journal import Checkpoint, Entry, Merged, SentHome
 from parasnake.journal import Stored
 
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
@@ -51,21 +51,30 @@ class Farm:
         except FileNotFoundError:
             return []
 
+    def entries(self) -> list[Entry]:
+        """All that the journal has."""
+        with Stored.read(self.journal) as stored:
+            return [entry for row in stored.rows() for entry in row.entries]
+
+    def allow(self, rows: int) -> None:
+        """Let so many rows be computed, and no more before the next call."""
+        new = self.folder / "new"
+        new.write_text(str(rows))
+        new.replace(self.folder / "allowed")
+
     def merged(self) -> set[str]:
         """The rows that the journal has; a task's id is its row."""
         if not self.journal.exists():
             return set()
-        with Stored.read(self.journal) as stored:
-            entries = [entry for row in stored.rows() for entry in row.entries]
-        tasks = [str(entry.task) for entry in entries if isinstance(entry, Merged)]
+        tasks = [str(entry.task) for entry in self.entries() if isinstance(entry, Merged)]
         assert len(tasks) == len(set(tasks))
         return set(tasks)
 
-    def serve_for(self, rows: int, number: signal.Signals) -> int:
-        """Let so many rows be computed, and end the server then; returns its exit status."""
-        before, known = len(self.computed()), self.merged()
+    def serve_until(self, rows: int, number: signal.Signals) -> int:
+        """Let so many rows be computed in all, and end the server; returns its exit status."""
+        known = self.merged()
         with self.serve() as server:
-            wait_until(lambda: len(self.computed()) >= before + rows or server.status is not None)
+            wait_until(lambda: len(self.computed()) >= rows or server.status is not None)
             server.send(number)
             status = server.wait()
         assert known <= self.merged()
@@ -76,8 +85,11 @@ def test_killed_twenty_times_the_image_is_right_to_the_bit(tmp_path: Path, expec
     farm = Farm(tmp_path)
     moments = random.Random(1)
     with farm.agent() as first, farm.agent() as second:
-        for _ in range(20):
-            assert farm.serve_for(moments.randint(1, 15), signal.SIGKILL) == -signal.SIGKILL
+        for rows in range(0, 500, 25):
+            farm.allow(rows + 25)
+            moment = rows + moments.randint(1, 25)
+            assert farm.serve_until(moment, signal.SIGKILL) == -signal.SIGKILL
+        farm.allow(600)
         with farm.serve() as server:
             assert server.wait() == 0, server.err
             assert [first.wait(), second.wait()] == [0, 0], first.err
@@ -90,13 +102,13 @@ def test_with_checkpoints_all_the_time_too(tmp_path: Path, expected: str) -> Non
     farm = Farm(tmp_path, SCRIPT.with_name("kept.py"))
     moments = random.Random(2)
     with farm.agent() as agent:
-        for number in [signal.SIGKILL] * 3 + [signal.SIGTERM]:
-            with farm.serve() as server:
-                server.wait_for("server on port")
-                goal = len(farm.computed()) + moments.randint(1, 40)
-                wait_until(lambda goal=goal: len(farm.computed()) >= goal)  # type: ignore[misc]
-                server.send(number)
-                assert server.wait() == (143 if number == signal.SIGTERM else -number)
+        for rows, number in zip(
+            range(0, 200, 50), [signal.SIGKILL] * 3 + [signal.SIGTERM], strict=True
+        ):
+            farm.allow(rows + 50)
+            status = farm.serve_until(rows + moments.randint(1, 40), number)
+            assert status == (143 if number == signal.SIGTERM else -number)
+        farm.allow(600)
         with farm.serve() as server:
             assert (server.wait(), agent.wait()) == (0, 0), server.err
             assert server.out == f"{expected}\n"
@@ -130,12 +142,19 @@ def test_killed_before_it_has_begun(tmp_path: Path, expected: str) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(tmp_path: Path, expected: str, number: signal.Signals, status: int) -> None:
     farm = Farm(tmp_path)
-    with farm.agent() as agent:
-        assert farm.serve_for(10, number) == status
-        if number == signal.SIGINT:
-            assert agent.wait() == 0, "sent home"
-    known, before = farm.merged(), len(farm.computed())
-    with farm.serve() as server, farm.agent():
+    with contextlib.ExitStack() as stack:
+        agent = stack.enter_context(farm.agent())
+        farm.allow(20)
+        assert farm.serve_until(10, number) == status
+        sent_home = number == signal.SIGINT
+        assert (farm.entries()[-1] == SentHome()) == sent_home, "then nobody is waited for"
+        if sent_home:
+            assert agent.wait() == 0
+        farm.allow(600)
+        known, before = farm.merged(), len(farm.computed())
+        server = stack.enter_context(farm.serve())
+        if sent_home:
+            stack.enter_context(farm.agent())
         assert server.wait() == 0, server.err
         assert server.out == f"{expected}\n"
     assert not known & set(farm.computed()[before:]), "computed again though it was merged"

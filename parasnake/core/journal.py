@@ -114,6 +114,10 @@ class Computed(NamedTuple):
     place: str
 
 
+class SentHome(NamedTuple):
+    """All agents were told to go: what they were computing need not be waited for."""
+
+
 Entry = (
     HandedOut
     | Nothing
@@ -127,6 +131,7 @@ Entry = (
     | Checkpoint
     | Left
     | Computed
+    | SentHome
 )
 
 LAYOUTS: dict[type[Entry], Layout] = {
@@ -142,6 +147,7 @@ LAYOUTS: dict[type[Entry], Layout] = {
     Checkpoint: Layout(10, "QQ?QQd", payload=True),
     Left: Layout(11, "Q16sII?", payload=True),
     Computed: Layout(12, "Qd", texts=1),
+    SentHome: Layout(13, ""),
 }
 
 

@@ -24,6 +24,7 @@ from parasnake.core.journal import (
     Met,
     Nothing,
     Quiet,
+    SentHome,
     TakenBack,
     TimedOut,
     nodes_of,
@@ -49,6 +50,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(Checkpoint, sizes, sizes, st.booleans(), sizes, sizes, seconds, payloads),
     st.builds(Left, tasks, nodes, counts, counts, st.booleans(), payloads),
     st.builds(Computed, sizes, seconds, texts),
+    st.builds(SentHome),
 )
 
 
@@ -72,7 +74,7 @@ def put(entry: Entry, pieces: list[Buffer]) -> int:
 
 
 def test_every_kind_is_tried() -> None:
-    assert len(LAYOUTS) == len({layout.kind for layout in LAYOUTS.values()}) == 12
+    assert len(LAYOUTS) == len({layout.kind for layout in LAYOUTS.values()}) == 13
 
 
 @given(st.lists(entries, max_size=6), cuts)

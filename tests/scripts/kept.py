@@ -1,7 +1,5 @@
 """The image of rows.py, with a checkpoint whenever there is anything new."""
 
-import argparse
-
 import rows
 
 from parasnake.core import rhythm
@@ -17,4 +15,4 @@ def state() -> dict[int, bytes]:
 rows.app.restore(rows.image.update)
 
 if __name__ == "__main__":
-    rows.app.main(argparse.ArgumentParser())
+    rows.main()
