@@ -74,6 +74,7 @@ class Farm:
         """Let so many rows be computed in all, and end the server; returns its exit status."""
         known = self.merged()
         with self.serve() as server:
+            server.wait_for("server on port")  # agents may be that far without it
             wait_until(lambda: len(self.computed()) >= rows or server.status is not None)
             server.send(number)
             status = server.wait()

@@ -1,7 +1,7 @@
 """An image by rows; each row that is computed is noted in a file. Prints the image's digest.
 
-``--least S``: a row takes S seconds at the least, so that no node is sent many in advance. While there is
-a file ``allowed``, only the rows below the number in it are computed.
+``--least S``: a row takes S seconds at the least, so that no node is sent many in advance. While
+there is a file ``allowed``, only the rows below the number in it are computed.
 """
 
 import argparse
