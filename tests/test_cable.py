@@ -133,7 +133,7 @@ def begin(start: Start, node: tuple[str, ...], folder: Path, *options: str) -> P
     return far
 
 
-def test_never_plugged_in_again(start: Start, cable: Cable, tmp_path: Path) -> None:
+def test_it_stays_out(start: Start, cable: Cable, tmp_path: Path) -> None:
     server, node = serve(start, 2)
     far = begin(start, node, tmp_path, "--reconnect-timeout", "1")
     cable.pull()
@@ -148,7 +148,7 @@ def test_never_plugged_in_again(start: Start, cable: Cable, tmp_path: Path) -> N
     assert server.out.endswith("finished [0, 1]\n")
 
 
-def test_plugged_in_after_it_was_given_up(start: Start, cable: Cable, tmp_path: Path) -> None:
+def test_it_is_plugged_in_again(start: Start, cable: Cable, tmp_path: Path) -> None:
     server, node = serve(start, 2)
     far = begin(start, node, tmp_path)
     cable.pull()
@@ -162,7 +162,7 @@ def test_plugged_in_after_it_was_given_up(start: Start, cable: Cable, tmp_path: 
     assert len(started(tmp_path, 0)) == 1, "it has gone on with its task"
 
 
-def test_plugged_in_before_anybody_notices(start: Start, cable: Cable, tmp_path: Path) -> None:
+def test_a_short_break_goes_unnoticed(start: Start, cable: Cable, tmp_path: Path) -> None:
     server, node = serve(start, 60)
     far = begin(start, node, tmp_path)
     cable.pull()
