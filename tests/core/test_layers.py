@@ -71,6 +71,7 @@ CORE = [
     "session",
     "seeds",
     "suspects",
+    "pauses",
     "scheduler",
     "farm",
     "crew",
