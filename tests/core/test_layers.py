@@ -72,6 +72,7 @@ CORE = [
     "seeds",
     "suspects",
     "pauses",
+    "line",
     "scheduler",
     "farm",
     "crew",
