@@ -23,6 +23,7 @@ from parasnake.core import crew as steps
 from parasnake.core.crew import Crew
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.messages import PROTOCOL_VERSION, Heartbeat, Hello, Message, Result
+from parasnake.core.pauses import Pauses
 from parasnake.core.session import Session
 from parasnake.death import Death
 from parasnake.errors import (
@@ -153,7 +154,7 @@ class Agent:
         self._posts: dict[NodeKey, _Post] = {}
         self._outlets = outlets_of(self._loop)
         self._left_over: list[Printed] = []  # of workers that are gone, but not all they started
-        self._pause = FIRST_PAUSE_S
+        self._pauses = Pauses(FIRST_PAUSE_S, LAST_PAUSE_S)
         self._joined_at = 0.0
         self._give_up_at = 0.0
         self._give_up_timer: Timer | None = None
@@ -299,7 +300,7 @@ class Agent:
             self._lost_because = tried
             self._dial_later()
             return
-        if now + self._pause > self._give_up_at:
+        if now + self._pauses.longest > self._give_up_at:
             waited = self._config.connect_timeout
             self._error = ConnectError(f"no server within {waited:g} s: {tried}")
             self._over = True
@@ -312,15 +313,14 @@ class Agent:
 
     def _dial_later(self) -> None:
         """Try again after a pause that differs from agent to agent, so that they come one by one."""
-        self._loop.call_in(self._pause * random.uniform(0.5, 1.0), self._dial)
-        self._pause = min(2 * self._pause, LAST_PAUSE_S)
+        self._loop.call_in(self._pauses.next(random.random()), self._dial)
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         self._connection = None
         self._answered()
         if self._crew.welcome is not None:
-            if self._crew.is_in and self._loop.now() - self._joined_at > self._pause:
-                self._pause = FIRST_PAUSE_S
+            if self._crew.is_in and self._loop.now() - self._joined_at > self._pauses.longest:
+                self._pauses.start_over()
             self._crew.lost_server(reason)
             if not self._over:
                 self._not_connected([f"{self._address}: {reason}"])
@@ -460,7 +460,7 @@ class Agent:
             log.warning("%s: %s", self._name, difference)
         self._joined_at = self._loop.now()
         if not step.back:
-            self._pause = FIRST_PAUSE_S
+            self._pauses.start_over()
         for timer in (self._give_up_timer, self._beat_timer):
             if timer is not None:
                 timer.cancel()

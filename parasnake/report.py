@@ -186,6 +186,7 @@ class Progress:
 _OF_MANY = {
     "joined": "{} agents joined{ending}",
     "is back": "{} agents are back{ending}",
+    "differ": "{} agents differ{ending}",
     "refused": "refused {} agents{ending}",
     "lost": "lost {} agents{ending}",
     "left": "{} agents left{ending}",
@@ -294,7 +295,8 @@ class Reporter:
         level = self._crowd.level(what, logging.INFO)
         log.log(level, "%s: %s %s", self._name, peer.name, what)
         for difference in differences:
-            log.warning("%s: %s: %s", self._name, peer.name, difference)
+            level = self._crowd.level("differ", logging.WARNING, difference)
+            log.log(level, "%s: %s: %s", self._name, peer.name, difference)
 
     def _left(self, step: farm.AgentLeft) -> None:
         again = ""

@@ -383,6 +383,17 @@ def test_every_kind_has_words_for_many(reporter: Reporter, log: pytest.LogCaptur
     ]
 
 
+def test_a_difference_of_very_many_agents_is_told_in_one_line(
+    reporter: Reporter, log: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(FULL_LINES + 400):
+        reporter.tell(farm.AgentJoined(peer(), ["another Python"]))
+    reporter.flush()
+    warnings = [text for level, text in lines(log) if level == "WARNING"]
+    assert len(warnings) == FULL_LINES + 1
+    assert warnings[-1] == "squares: 400 more agents differ: another Python; 1000 nodes in all"
+
+
 # --- a line a minute
 
 

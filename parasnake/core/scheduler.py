@@ -10,7 +10,6 @@ one that it was computing when it died; only that one is charged.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from .ids import Attempt, NodeKey, PeerId, TaskId
+from .line import Line
 from .messages import Parts
 from .suspects import MAX_FAILED_TASKS, Suspects
 
@@ -109,8 +109,6 @@ class Node:
     """How many open tasks it should have: one until it is known how long they take."""
     owes: TaskId | None = None
     """Strict alternation: the task handed out under its name that is not merged yet."""
-    dry: bool = False
-    """``new_data`` had nothing for it, and nothing has changed since."""
 
     def learn(self, seconds: float, size: int) -> None:
         """Take the measure of one finished task into the running means, and into the depth."""
@@ -243,7 +241,8 @@ class Scheduler:
         self._policy = policy
         self._nodes: dict[NodeKey, Node] = {}
         self._tasks: dict[TaskId, OpenTask] = {}
-        self._waiting: deque[OpenTask] = deque()  # handed out before, to be sent again
+        # Handed out before, to be sent again; in order, the one that others wait for goes first.
+        self._waiting: Line[OpenTask] = Line(_id_of if policy.ordered else None)
         self._awaiting: dict[TaskId, OpenTask] = {}  # for their owner to return
         self._awaited: dict[NodeKey, list[OpenTask]] = {}  # the same by owner, and some that did
         self._grace_over_at: float | None = None
@@ -275,6 +274,8 @@ class Scheduler:
         self._asked: NodeKey | None = None
         self._pause = FIRST_PAUSE_S
         self._ask_again_at: float | None = None
+        self._dry = False  # new_data had nothing, and nothing has changed since ...
+        self._dry_nodes: set[NodeKey] = set()  # ... or, if it asks for node_id, nothing for these
 
     # ---- what is
 
@@ -446,8 +447,7 @@ class Scheduler:
             return False
         awaited = self._awaiting.pop(task.id, None)
         if task.running is None and awaited is None:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(task)
+            self._waiting.discard(task)
         task.taken_by(node.key)
         node.open[task.id] = holding.attempt
         if node.key in task.lost_with:
@@ -557,8 +557,7 @@ class Scheduler:
         if task is None or not self._is_users(task, lost):
             return False
         del self._tasks[task.id]
-        with contextlib.suppress(ValueError):  # it need not wait: a node has it, or just had it
-            self._waiting.remove(task)
+        self._waiting.discard(task)
         task.running = None
         task.also.clear()
         del self._owed[lost.key]
@@ -608,12 +607,11 @@ class Scheduler:
         """Answer to ``AskData``: nothing just now."""
         node = self._nodes[self._take_asked()]
         if self._policy.by_node:
-            node.dry = True
+            self._dry_nodes.add(node.key)
             for queue in (self._idle, self._hungry):  # so that the others need not be looked for
                 queue[node.key] = queue.pop(node.key)
         else:
-            for other in self._nodes.values():
-                other.dry = True
+            self._dry = True
         if self._ask_again_at is None:
             self._ask_again_at = now + self._pause
 
@@ -662,7 +660,8 @@ class Scheduler:
         two questions had grown to the longest: a hook that says "nothing" once may still remember.
         """
         idle = bool(self._nodes) and not self.busy and not self.waiting
-        patient = self._pause >= LAST_PAUSE_S and all(node.dry for node in self._nodes.values())
+        dry = self._dry or len(self._dry_nodes) == len(self._nodes)
+        patient = self._pause >= LAST_PAUSE_S and dry
         if not self._forgotten or not idle or not patient:
             return False
         self._steps.append(Reclaimed(self.forgotten))
@@ -754,11 +753,11 @@ class Scheduler:
             for node in self._hungry_nodes():
                 task = self._waiting_for(node)
                 if task is not None:
-                    self._waiting.remove(task)
+                    self._waiting.discard(task)
                     return self._assign(node, task)
-        if not self._exhausted and not self._full():
+        if not self._exhausted and not self._dry and not self._full():
             for node in self._hungry_nodes():
-                if not node.dry and node.owes is None:
+                if node.owes is None and node.key not in self._dry_nodes:
                     self._asked = node.key
                     return AskData(node.key)
         return self._copy_straggler() if self._stragglers else None
@@ -935,13 +934,8 @@ class Scheduler:
         self._steps.append(step)
 
     def _put_back(self, tasks: list[OpenTask], *, first: bool = False) -> None:
-        """These tasks shall be sent again; in order, the one that others wait for goes first."""
-        if first:
-            self._waiting.extendleft(reversed(tasks))
-        else:
-            self._waiting.extend(tasks)
-        if self._policy.ordered:
-            self._waiting = deque(sorted(self._waiting, key=lambda task: task.id))
+        """These tasks shall be sent again."""
+        self._waiting.extend(tasks, first=first)
 
     def _refresh(self, node: Node) -> None:
         """Bring the sets of hungry and idle nodes up to date with this one."""
@@ -960,8 +954,12 @@ class Scheduler:
         if self._ask_again_at is None:
             return
         self._pause, self._ask_again_at = FIRST_PAUSE_S, None
-        for node in self._nodes.values():
-            node.dry = False
+        self._dry = False
+        self._dry_nodes.clear()
+
+
+def _id_of(task: OpenTask) -> int:
+    return task.id
 
 
 def digest_of(payload: Parts) -> bytes:

@@ -71,6 +71,8 @@ CORE = [
     "session",
     "seeds",
     "suspects",
+    "pauses",
+    "line",
     "scheduler",
     "farm",
     "crew",
