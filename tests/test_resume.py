@@ -72,24 +72,23 @@ class Farm:
 
     def serve_until(self, rows: int, number: signal.Signals) -> int:
         """Let so many rows be computed in all, and end the server; returns its exit status."""
-        known = self.merged()
         with self.serve() as server:
             server.wait_for("server on port")  # agents may be that far without it
             wait_until(lambda: len(self.computed()) >= rows or server.status is not None)
             server.send(number)
-            status = server.wait()
-        assert known <= self.merged()
-        return status
+            return server.wait()
 
 
 def test_killed_twenty_times_the_image_is_right_to_the_bit(tmp_path: Path, expected: str) -> None:
     farm = Farm(tmp_path)
     moments = random.Random(1)
+    known: set[str] = set()
     with farm.agent() as first, farm.agent() as second:
         for rows in range(0, 500, 25):
             farm.allow(rows + 25)
             moment = rows + moments.randint(1, 25)
             assert farm.serve_until(moment, signal.SIGKILL) == -signal.SIGKILL
+            assert known <= (known := farm.merged())
         farm.allow(600)
         with farm.serve() as server:
             assert server.wait() == 0, server.err
