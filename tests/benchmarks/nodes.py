@@ -27,10 +27,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long it is idle")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Crowd(Path(folder), tasks=given.tasks) as crowd:
-        begin = time.perf_counter()
+        begin, at_start = time.perf_counter(), sum(crowd.process.cpu_times()[:2])
         processes = crowd.join(given.agents)
         crowd.wait_for_connections(given.agents)
-        print(f"{given.agents} agents in after {time.perf_counter() - begin:.1f} s")
+        used = sum(crowd.process.cpu_times()[:2]) - at_start
+        seconds = time.perf_counter() - begin
+        print(f"{given.agents} agents in after {seconds:.1f} s; the server computed {used:.2f} s")
         begin = time.perf_counter()
         crowd.part("first")
         crowd.wait_for("first.done")

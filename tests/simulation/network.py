@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
@@ -80,6 +81,10 @@ class End:
     def fileno(self) -> int:
         """Below any limit."""
         return 0
+
+    def getsockopt(self, *_: int) -> bytes:
+        """Say that it is not TCP."""
+        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
 
     def send(self, data: memoryview) -> int:
         """Take some of these bytes."""
