@@ -155,7 +155,6 @@ class Agent:
         self._outlets = outlets_of(self._loop)
         self._left_over: list[Printed] = []  # of workers that are gone, but not all they started
         self._pauses = Pauses(FIRST_PAUSE_S, LAST_PAUSE_S)
-        self._joined_at = 0.0
         self._give_up_at = 0.0
         self._give_up_timer: Timer | None = None
         self._beat_timer: Timer | None = None
@@ -319,7 +318,7 @@ class Agent:
         self._connection = None
         self._answered()
         if self._crew.welcome is not None:
-            if self._crew.is_in and self._loop.now() - self._joined_at > self._pauses.longest:
+            if self._crew.was_served:  # it was not in vain, nor will be the next tries
                 self._pauses.start_over()
             self._crew.lost_server(reason)
             if not self._over:
@@ -458,7 +457,6 @@ class Agent:
         log.info("%s: %s at %s with %s", self._name, what, self._address, workers)
         for difference in step.differences:
             log.warning("%s: %s", self._name, difference)
-        self._joined_at = self._loop.now()
         if not step.back:
             self._pauses.start_over()
         for timer in (self._give_up_timer, self._beat_timer):

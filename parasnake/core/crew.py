@@ -157,6 +157,7 @@ class Crew:
         self._failed_starts = 0
         self._leaving = False
         self._in = False  # whether the server on this connection has taken us
+        self._served = False  # whether it has given us work there
         self._sent: deque[tuple[NodeKey, Sending]] = deque()  # answers on this connection
         self._taken = 0  # how many more there were, which are safe
         self._steps: deque[Step] = deque([ToServer(hello)])
@@ -170,6 +171,11 @@ class Crew:
     def is_in(self) -> bool:
         """Whether the server has taken us, and the connection lasts."""
         return self._in
+
+    @property
+    def was_served(self) -> bool:
+        """Whether the server has given us work on this connection, or taken answers of ours."""
+        return self._served or bool(self._taken)
 
     @property
     def workers(self) -> dict[NodeKey, Worker]:
@@ -303,6 +309,7 @@ class Crew:
         worker = self._workers.get(task.node)
         if worker is None:
             return  # it has died; the server hears of that
+        self._served = True
         if not worker.open:
             worker.begun_at = now
         worker.open[task.task, task.attempt] = task.payload
@@ -316,7 +323,7 @@ class Crew:
         """The connection has ended without a word; the workers go on."""
         if self._in and not self._leaving:
             self._steps.append(Away(reason))
-        self._in = False
+        self._in = self._served = False
         self._sent.clear()
         self._taken = 0
         self._drop(ToServer)

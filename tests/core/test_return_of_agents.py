@@ -89,6 +89,19 @@ def held(finished: bool, task: Task = TASK) -> Held:
     return Held(task.node, task.task, task.attempt, digest_of(task.payload), finished)
 
 
+def test_whether_a_connection_was_of_use() -> None:
+    crew = at_work()
+    assert not crew.was_served
+    crew.message(TASK)
+    crew_steps(crew)
+    assert crew.was_served
+    assert not away(crew).was_served
+    back(crew)
+    assert not crew.was_served
+    crew.message(TASK._replace(task=TaskId(9)))
+    assert crew.was_served
+
+
 def test_an_idle_worker_stays_ready() -> None:
     crew = away(at_work())
     assert back(crew) == [Ready(A)]
