@@ -175,6 +175,8 @@ class Watch:
         elif isinstance(step, SetAside):
             self._set_aside = True
         elif isinstance(step, AgentLeft):
+            if step.reason.startswith("it broke the protocol"):
+                raise Violation("nobody breaks the protocol", step.reason)
             self._answers.pop(step.peer.id, None)
         return step
 
