@@ -72,6 +72,8 @@ class OpenTask:
     losses: int = 0
     tried: set[NodeKey | PeerId] = field(default_factory=set)
     """Nodes and agents on which it went wrong: others come first."""
+    reclaimed: bool = False
+    """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
     lost_with: set[NodeKey] = field(default_factory=set)
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
 
@@ -408,7 +410,8 @@ class Scheduler:
         self._turn = min((task.id for task in tasks), default=handed_out)
         for task in tasks:
             self._tasks[task.id] = task
-            self._owe(task)
+            if not task.reclaimed:
+                self._owe(task)
             if task.payload:
                 self._awaiting[task.id] = task
                 self._awaited.setdefault(task.owner, []).append(task)
@@ -549,7 +552,7 @@ class Scheduler:
         return task.failures >= policy.max_attempts or task.losses >= policy.max_losses
 
     def _is_users(self, task: OpenTask, lost: Node) -> bool:
-        return self._policy.user_reassigns and task.owner == lost.key
+        return self._policy.user_reassigns and task.owner == lost.key and not task.reclaimed
 
     def _leave_to_user(self, lost: Node) -> bool:
         """In the manner of 0.1, take a lost node's task out of the game: the user is told of it."""
@@ -666,7 +669,9 @@ class Scheduler:
             return False
         self._steps.append(Reclaimed(self.forgotten))
         for tasks in self._forgotten.values():
-            self._tasks.update((task.id, task) for task in tasks)
+            for task in tasks:
+                task.reclaimed = True
+                self._tasks[task.id] = task
             self._waiting.extend(tasks)
         self._forgotten.clear()
         return True

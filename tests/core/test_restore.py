@@ -72,3 +72,15 @@ def test_in_order_the_merges_go_on_where_they_were() -> None:
         "merge 4 of x by b",
         "ask a",
     ]
+
+
+def test_what_the_library_had_taken_back_is_its_own_still() -> None:
+    bench = Bench("z", USER_REASSIGNS)
+    back = task(0, "x", b"data")
+    back.reclaimed = True
+    bench.restore(back, handed_out=1)
+    bench.pass_time(RETURN_GRACE_S)
+    assert "send 0.0 to x" in bench.join("x")
+    bench.lose("x", Loss.LOST)
+    assert bench.scheduler.forgotten == 0
+    assert "send 0.1 to y" in bench.join("y")
