@@ -81,6 +81,10 @@ class End:
         """Below any limit."""
         return 0
 
+    def getsockopt(self, *_: int) -> bytes:
+        """It is no socket of TCP, and does not tell what is unanswered: ``cut`` tells the ends."""
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
     def send(self, data: memoryview) -> int:
         """Take some of these bytes."""
         self._check()
