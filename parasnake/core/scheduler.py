@@ -439,8 +439,9 @@ class Scheduler:
 
     def _adopt(self, node: Node, holding: Holding) -> bool:
         task = self._tasks.get(holding.task)
-        if task is not None:  # no attempt of this number may ever be sent again
-            task.attempts = max(task.attempts, holding.attempt + 1)
+        sent = task if task is not None else self._left_to_users(holding.task)
+        if sent is not None:  # no attempt of this number may ever be sent again
+            sent.attempts = max(sent.attempts, holding.attempt + 1)
         if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
             if not holding.finished:
                 node.unwanted.add((holding.task, holding.attempt))
@@ -457,6 +458,10 @@ class Scheduler:
             task.lost_with.remove(node.key)
             task.losses -= 1
         return True
+
+    def _left_to_users(self, task_id: TaskId) -> OpenTask | None:
+        left = (task for tasks in self._forgotten.values() for task in tasks)
+        return next((task for task in left if task.id == task_id), None)
 
     def _release(self, tasks: Iterable[OpenTask]) -> None:
         """These tasks need not wait for their nodes any more."""
