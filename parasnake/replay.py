@@ -187,11 +187,14 @@ class Replay:
 
     def _timed_out(self, entry: TimedOut) -> None:
         if self._policy.user_reassigns:
-            left = [task for task in self.open.values() if task.owner == entry.node]
+            node = entry.node
+            left = [t for t in self.open.values() if t.owner == node and not t.reclaimed]
             self.forgotten.update((self.open.pop(task.id).id, task) for task in left)
         self._caller.tell_timeout(entry.node)
 
     def _taken_back(self, entry: TakenBack) -> None:
+        for task in self.forgotten.values():
+            task.reclaimed = True
         self.open |= self.forgotten
         self.forgotten.clear()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from programs import Program, environment
+from simulation.command import parser as simulation_parser
 
 import parasnake
 from parasnake import Config, Parasnake, cli, errors, gate, hooks
@@ -210,6 +211,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             pass
         case "python", ["-m", "pytest", *options]:
             assert set(options) <= {"-q"}
+        case "python", ["-m", "tests.simulation", *options]:
+            simulation_parser().parse_args(options)
         case "python", ["examples/mandelbrot.py", *options]:
             mandelbrot_parser().parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:

@@ -39,8 +39,11 @@ from parasnake.core.journal import (
     TakenBack,
     TimedOut,
 )
+from parasnake.core.messages import Parts
+from parasnake.core.scheduler import OpenTask, Policy
 from parasnake.journal import Facts, Journal, Stored
 from parasnake.payload import dumps
+from parasnake.replay import Replay
 
 
 class Stop(Exception):
@@ -692,3 +695,41 @@ class TestResultsThatCannotBeRebuilt:
         (told,) = run(app, path)
         assert "no_such_module" in told
         assert Failed not in kinds(path)
+
+
+class _Old:
+    """A user in the manner of 0.1 who does not care for lost nodes."""
+
+    def __init__(self) -> None:
+        self.merged: list[int] = []
+
+    def next_data(self, node: NodeKey) -> int:
+        return 7
+
+    def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
+        self.merged.append(task.id)
+
+    def give_up(self, task: OpenTask, error: TaskFailed) -> None:
+        raise error
+
+    def tell_timeout(self, node: NodeKey) -> None:
+        pass
+
+
+def test_a_task_that_was_taken_back_is_not_left_to_the_user_with_its_node_again() -> None:
+    first, other = NodeKey(b"a" * 16), NodeKey(b"b" * 16)
+    data = tuple(dumps(7).parts)
+    user = _Old()
+    replay = Replay(Path("journal"), user, Policy(by_node=True, user_reassigns=True), None)
+    replay.take(
+        [
+            HandedOut(TaskId(0), first, data),
+            TimedOut(first),
+            TakenBack(),
+            TimedOut(first),  # it had come back, and went again
+            Merged(TaskId(0), other, 1.0, data),
+        ]
+    )
+    assert user.merged == [0]
+    assert not replay.open
+    assert not replay.forgotten

@@ -72,6 +72,8 @@ class OpenTask:
     losses: int = 0
     tried: set[NodeKey | PeerId] = field(default_factory=set)
     """Nodes and agents on which it went wrong: others come first."""
+    reclaimed: bool = False
+    """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
     lost_with: set[NodeKey] = field(default_factory=set)
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
 
@@ -408,7 +410,8 @@ class Scheduler:
         self._turn = min((task.id for task in tasks), default=handed_out)
         for task in tasks:
             self._tasks[task.id] = task
-            self._owe(task)
+            if not task.reclaimed:
+                self._owe(task)
             if task.payload:
                 self._awaiting[task.id] = task
                 self._awaited.setdefault(task.owner, []).append(task)
@@ -436,8 +439,9 @@ class Scheduler:
 
     def _adopt(self, node: Node, holding: Holding) -> bool:
         task = self._tasks.get(holding.task)
-        if task is not None:  # no attempt of this number may ever be sent again
-            task.attempts = max(task.attempts, holding.attempt + 1)
+        sent = task if task is not None else self._left_to_users(holding.task)
+        if sent is not None:  # no attempt of this number may ever be sent again
+            sent.attempts = max(sent.attempts, holding.attempt + 1)
         if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
             if not holding.finished:
                 node.unwanted.add((holding.task, holding.attempt))
@@ -454,6 +458,10 @@ class Scheduler:
             task.lost_with.remove(node.key)
             task.losses -= 1
         return True
+
+    def _left_to_users(self, task_id: TaskId) -> OpenTask | None:
+        left = (task for tasks in self._forgotten.values() for task in tasks)
+        return next((task for task in left if task.id == task_id), None)
 
     def _release(self, tasks: Iterable[OpenTask]) -> None:
         """These tasks need not wait for their nodes any more."""
@@ -549,7 +557,7 @@ class Scheduler:
         return task.failures >= policy.max_attempts or task.losses >= policy.max_losses
 
     def _is_users(self, task: OpenTask, lost: Node) -> bool:
-        return self._policy.user_reassigns and task.owner == lost.key
+        return self._policy.user_reassigns and task.owner == lost.key and not task.reclaimed
 
     def _leave_to_user(self, lost: Node) -> bool:
         """In the manner of 0.1, take a lost node's task out of the game: the user is told of it."""
@@ -666,7 +674,9 @@ class Scheduler:
             return False
         self._steps.append(Reclaimed(self.forgotten))
         for tasks in self._forgotten.values():
-            self._tasks.update((task.id, task) for task in tasks)
+            for task in tasks:
+                task.reclaimed = True
+                self._tasks[task.id] = task
             self._waiting.extend(tasks)
         self._forgotten.clear()
         return True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench import Bench, key
 
-from parasnake.core.ids import TaskId
-from parasnake.core.scheduler import RETURN_GRACE_S, Fail, Loss, OpenTask, Policy
+from parasnake.core.ids import Attempt, PeerId, TaskId
+from parasnake.core.scheduler import RETURN_GRACE_S, Fail, Holding, Loss, OpenTask, Policy
 
 USER_REASSIGNS = Policy(by_node=True, user_reassigns=True)
 
@@ -72,3 +72,24 @@ def test_in_order_the_merges_go_on_where_they_were() -> None:
         "merge 4 of x by b",
         "ask a",
     ]
+
+
+def test_what_the_library_had_taken_back_is_its_own_still() -> None:
+    bench = Bench("z", USER_REASSIGNS)
+    back = task(0, "x", b"data")
+    back.reclaimed = True
+    bench.restore(back, handed_out=1)
+    bench.pass_time(RETURN_GRACE_S)
+    assert "send 0.0 to x" in bench.join("x")
+    bench.lose("x", Loss.LOST)
+    assert bench.scheduler.forgotten == 0
+    assert "send 0.1 to y" in bench.join("y")
+
+
+def test_of_what_the_user_forgot_no_attempt_has_a_number_twice() -> None:
+    bench = Bench([b"data"], USER_REASSIGNS)
+    left = task(0, "x", b"data")
+    bench.restore(forgotten=[left], handed_out=1)
+    held = Holding(TaskId(0), Attempt(0), bytes(16), True)
+    assert bench.scheduler.join(key("x"), PeerId(1), [held]) == [False]
+    assert left.attempts == 1

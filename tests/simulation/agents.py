@@ -21,7 +21,7 @@ from parasnake.core.messages import (
     encode,
 )
 from parasnake.death import Death
-from parasnake.errors import ParasnakeError
+from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
 from parasnake.loop import READ
 from parasnake.worker import NodeHooks, Worker
@@ -29,7 +29,7 @@ from parasnake.worker import NodeHooks, Worker
 from .invariants import Books
 from .job import APP, Data, Plan, Whim, serial
 from .network import Listener, VirtualLoop, Wire
-from .world import World
+from .world import Violation, World
 
 KEY = b"the secret key of all these tests"[:32]
 BOOT_S = (0.01, 3.0)
@@ -252,6 +252,7 @@ class Machine:
         self.agent = shell.Agent(APP, "", config, KEY, self)
         self.agent._loop = self.loop  # type: ignore[assignment]  # it does what a Loop does
         self.agent._dial = self._dial  # type: ignore[method-assign]  # no net.Call without sockets
+        self.agent._server_ended = self._server_ended  # type: ignore[method-assign]
         self.agent._received = self._received  # type: ignore[method-assign]  # the books look first
         self.agent._give_up_at = world.now + config.connect_timeout
         self._dial()
@@ -267,6 +268,11 @@ class Machine:
         for message in messages:
             self.books.told_agent(self.agent, message)
             self.agent._crew.message(message, self.world.now)
+
+    def _server_ended(self, reason: str, error: Exception | None) -> None:
+        if isinstance(error, ProtocolError):
+            raise Violation("nobody breaks the protocol", reason)
+        shell.Agent._server_ended(self.agent, reason, error)
 
     def start(self, closing: list[Closable]) -> tuple[NodeKey, Any]:
         """Start a worker, as the agent's ``Staff``."""

@@ -18,7 +18,7 @@ LOOK_S = 10.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status: 1 if a promise was broken."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.planted:
         return _planted()
     if options.seed is not None:
@@ -26,23 +26,24 @@ def main(arguments: list[str] | None = None) -> int:
     return _many(range(options.first, options.first + options.seeds), options.jobs)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
         prog="python -m tests.simulation",
         description="Runs whole jobs in a simulated world in which everything goes wrong, and says "
         "which promises were broken. A seed is a history: the same seed, the same history.",
     )
-    parser.add_argument("--seeds", type=int, default=1000, metavar="N", help="how many histories")
-    parser.add_argument("--from", type=int, default=0, metavar="N", dest="first", help="first seed")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many at a time")
-    parser.add_argument("--seed", type=int, metavar="N", help="run this history only")
-    parser.add_argument("--trace", action="store_true", help="with --seed: print what happens")
-    parser.add_argument(
+    made.add_argument("--seeds", type=int, default=1000, metavar="N", help="how many histories")
+    made.add_argument("--from", type=int, default=0, metavar="N", dest="first", help="first seed")
+    made.add_argument("--jobs", type=int, default=1, metavar="N", help="so many at a time")
+    made.add_argument("--seed", type=int, metavar="N", help="run this history only")
+    made.add_argument("--trace", action="store_true", help="with --seed: print what happens")
+    made.add_argument(
         "--planted",
         action="store_true",
         help="plant bugs, one after another, and say how many seeds it takes to find each",
     )
-    return parser
+    return made
 
 
 def _one(seed: int, *, trace: bool) -> int:

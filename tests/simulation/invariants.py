@@ -138,6 +138,7 @@ class Watch:
         self._answers: dict[PeerId, Answers] = {}
         self._settled: set[TaskId] = set()
         self._charges: dict[int, tuple[Retry, int]] = {}
+        self._being_told: dict[TaskId, int] = {}
         self._set_aside = False
         self._used: set[tuple[TaskId, Attempt]] = set()
         self._put_in()
@@ -163,6 +164,8 @@ class Watch:
     # ---- between
 
     def _next_step(self, original: Callable[[], Step | None]) -> Step | None:
+        self.charged |= self._being_told  # the step before this one has been done
+        self._being_told = {}
         self._point()
         self.look()
         step = original()
@@ -171,10 +174,12 @@ class Watch:
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
-            self.charged[step.task.id] = self._charges.pop(id(step))[1]
+            self._being_told = {step.task.id: self._charges.pop(id(step))[1]}
         elif isinstance(step, SetAside):
             self._set_aside = True
         elif isinstance(step, AgentLeft):
+            if step.reason.startswith("it broke the protocol"):
+                raise Violation("nobody breaks the protocol", step.reason)
             self._answers.pop(step.peer.id, None)
         return step
 

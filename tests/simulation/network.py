@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
@@ -83,8 +82,8 @@ class End:
         return 0
 
     def getsockopt(self, *_: int) -> bytes:
-        """Say that it is not TCP."""
-        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        """It is no socket of TCP, and does not tell what is unanswered: ``cut`` tells the ends."""
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     def send(self, data: memoryview) -> int:
         """Take some of these bytes."""

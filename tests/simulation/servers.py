@@ -201,7 +201,8 @@ class Life:
         except Interrupted:
             self.end = End.STOPPED
         except ParasnakeError as error:
-            self.world.tell(f"server: {type(error).__name__}: {error}")
+            text = str(error).replace(str(self.disk.path), "journal")
+            self.world.tell(f"server: {type(error).__name__}: {text}")
             self._check_error(error)
             self.end = End.RAISED
         for wire in self.network.wires:
@@ -221,7 +222,8 @@ class Life:
             isinstance(error, TaskFailed) and not self.plan.with_failed
         )
         if not expected:
-            raise Violation("no error without a reason", f"{type(error).__name__}: {error}")
+            text = str(error).replace(str(self.disk.path), "journal")
+            raise Violation("no error without a reason", f"{type(error).__name__}: {text}")
 
     def _run(self) -> None:
         plan = self.plan

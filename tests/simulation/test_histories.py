@@ -15,7 +15,7 @@ from .planted import BUGS, seeds_needed
 
 HISTORIES = 300
 BLOCK = 50
-PLANTED_SEEDS = 300
+PLANTED_SEEDS = 1000
 ROOT = Path(__file__).parents[2]
 
 

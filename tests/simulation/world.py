@@ -16,8 +16,11 @@ class Violation(BaseException):
     """A promise was broken. No ``Exception``: nothing between here and the verdict may catch it."""
 
     def __init__(self, promise: str, text: str) -> None:
-        super().__init__(f"{promise}: {text}")
+        super().__init__(promise, text)
         self.promise = promise
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class Trace:
