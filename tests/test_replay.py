@@ -30,6 +30,7 @@ from parasnake import (
 from parasnake.core.ids import JobId, NodeKey, TaskId
 from parasnake.core.journal import (
     Charged,
+    Checkpoint,
     Entry,
     Exhausted,
     Failed,
@@ -714,6 +715,9 @@ class _Old:
 
     def tell_timeout(self, node: NodeKey) -> None:
         pass
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        raise AssertionError("there is none")
 
 
 def test_a_task_that_was_taken_back_is_not_left_to_the_user_with_its_node_again() -> None:
