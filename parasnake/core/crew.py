@@ -38,7 +38,7 @@ from .messages import (
     Want,
     Welcome,
 )
-from .scheduler import digest_of
+from .tasks import digest_of
 
 MAX_FAILED_STARTS = 3
 """An agent gives up when this many workers in a row ended before they were ready."""
