@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 from parasnake.core import journal as entries
-from parasnake.core import scheduler as tasks
+from parasnake.core import tasks
 from parasnake.core.census import Census
 from parasnake.core.farm import Step
 from parasnake.core.ids import NodeKey

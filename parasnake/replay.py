@@ -29,7 +29,7 @@ from parasnake.core.journal import (
     nodes_of,
 )
 from parasnake.core.messages import Parts
-from parasnake.core.scheduler import OpenTask, Policy
+from parasnake.core.tasks import OpenTask, Policy
 from parasnake.errors import JournalError, PayloadError, ReplayError, TaskFailed
 
 EXHAUSTED = object()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from parasnake.core import farm, scheduler
+from parasnake.core import farm, tasks
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.scheduler import Scheduler
 from parasnake.crowd import Crowd
@@ -216,9 +216,9 @@ class Reporter:
         farm.NodeJoined,
         farm.NodeDied,
         farm.NodeEnded,
-        scheduler.Retry,
-        scheduler.SetAside,
-        scheduler.Reclaimed,
+        tasks.Retry,
+        tasks.SetAside,
+        tasks.Reclaimed,
     )
     """The steps that ``tell`` takes."""
 
@@ -268,9 +268,9 @@ class Reporter:
                 log.log(level, "%s: a worker on %s died: %s", self._name, peer.name, cause)
             case farm.NodeEnded(peer, node):
                 log.debug("%s: node %s of %s ended", self._name, NodeId(bytes=node), peer.name)
-            case scheduler.Retry():
+            case tasks.Retry():
                 self._retry(step)
-            case scheduler.SetAside(node, _, failures, seconds, reason):
+            case tasks.SetAside(node, _, failures, seconds, reason):
                 log.warning(
                     "%s: %s gets nothing for %.0f s: %d tasks in a row went wrong there, while others "
                     "succeed elsewhere; the last: %s",
@@ -280,7 +280,7 @@ class Reporter:
                     failures,
                     reason,
                 )
-            case scheduler.Reclaimed(count):
+            case tasks.Reclaimed(count):
                 log.warning(
                     "%s: %d %s of lost nodes: new_data did not hand the data out again, though "
                     "all nodes are idle; other nodes get it now (see @app.node_timeout)",
@@ -312,7 +312,7 @@ class Reporter:
         text = f"{step.reason}{again}" + (f"\n{step.remote}" if step.remote else "")
         log.log(level, "%s: %s left: %s", self._name, step.peer.name, text)
 
-    def _retry(self, step: scheduler.Retry) -> None:
+    def _retry(self, step: tasks.Retry) -> None:
         task = step.task
         self._tally.retries += 1
         charged = f"{task.failures} of {self._max_attempts} attempts failed"

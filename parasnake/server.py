@@ -19,14 +19,15 @@ from parasnake import __version__, payload
 from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
-from parasnake.core import scheduler as tasks
+from parasnake.core import tasks
 from parasnake.core.farm import Farm, Job
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
 from parasnake.core.rhythm import Rhythm
-from parasnake.core.scheduler import RETURN_GRACE_S, OpenTask, Policy
+from parasnake.core.scheduler import RETURN_GRACE_S
 from parasnake.core.seeds import job_seed
+from parasnake.core.tasks import OpenTask, Policy
 from parasnake.errors import (
     HookError,
     Interrupted,

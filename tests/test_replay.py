@@ -41,7 +41,7 @@ from parasnake.core.journal import (
     TimedOut,
 )
 from parasnake.core.messages import Parts
-from parasnake.core.scheduler import OpenTask, Policy
+from parasnake.core.tasks import OpenTask, Policy
 from parasnake.journal import Facts, Journal, Stored
 from parasnake.payload import dumps
 from parasnake.replay import Replay

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from parasnake.core import farm, scheduler
+from parasnake.core import farm, tasks
 from parasnake.core.ids import NodeKey, PeerId, TaskId
 from parasnake.core.messages import PROTOCOL_VERSION, Hello
-from parasnake.core.scheduler import Policy, Scheduler
+from parasnake.core.scheduler import Scheduler
+from parasnake.core.tasks import Policy
 from parasnake.crowd import FULL_LINES
 from parasnake.report import (
     FIRST_LOG_S,
@@ -174,7 +175,7 @@ def test_progress_in_the_log_without_a_total(log: pytest.LogCaptureFixture) -> N
     source.join(NODE, PeerId(0))
     source.next_step()
     source.give((b"data",), None)
-    source.lose(NODE, scheduler.Loss.LOST, "gone")
+    source.lose(NODE, tasks.Loss.LOST, "gone")
     source.join(NodeKey(b"b" * 16), PeerId(0))
     Progress("squares", None, Tally(0.0, merged=3), source, line=False).show(2.0)
     assert lines(log) == [("INFO", "squares: 3 done, 0 running, 1 node, 1 waiting, 1.5 tasks/s")]
@@ -236,8 +237,8 @@ def peer() -> farm.Peer:
     return farm.Peer(PeerId(0), "10.0.0.7:5000", hello)
 
 
-def open_task() -> scheduler.OpenTask:
-    return scheduler.OpenTask(TaskId(5), NODE, (), 0, None, failures=1)
+def open_task() -> tasks.OpenTask:
+    return tasks.OpenTask(TaskId(5), NODE, (), 0, None, failures=1)
 
 
 def test_agents_come_and_go(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
@@ -311,11 +312,11 @@ def test_the_summary_has_the_causes_of_deaths() -> None:
 
 def test_deaths_and_retries(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:
     reporter.tell(farm.NodeDied(peer(), NODE, "killed by SIGSEGV", ""))
-    reporter.tell(scheduler.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
-    reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
-    reporter.tell(scheduler.Reclaimed(1))
-    reporter.tell(scheduler.SetAside(NODE, PeerId(0), 5, 10.0, "ImportError: no"))
-    reporter.tell(scheduler.SetAside(GONE, PeerId(0), 5, 10.0, "ImportError: no"))
+    reporter.tell(tasks.Retry(open_task(), NODE, "ValueError: x", "Traceback ..."))
+    reporter.tell(tasks.Retry(open_task(), GONE, "node lost", ""))
+    reporter.tell(tasks.Reclaimed(1))
+    reporter.tell(tasks.SetAside(NODE, PeerId(0), 5, 10.0, "ImportError: no"))
+    reporter.tell(tasks.SetAside(GONE, PeerId(0), 5, 10.0, "ImportError: no"))
     died, with_traceback, lost, reclaimed, aside, unknown = lines(log)
     assert aside[1] == (
         "squares: n1 (pid 77, 10.0.0.7:5000) gets nothing for 10 s: 5 tasks in a row went wrong "
@@ -347,7 +348,7 @@ def test_a_thousand_agents_take_a_few_lines(
     for number in range(300):
         reason = "Connection reset" if number % 3 else "silent"
         reporter.tell(farm.AgentLeft(peer(), True, reason, "", 2))
-        reporter.tell(scheduler.Retry(open_task(), GONE, "node lost", ""))
+        reporter.tell(tasks.Retry(open_task(), GONE, "node lost", ""))
     reporter.flush()
     written = [line for line in lines(log) if line[0] != "DEBUG"]
     assert len(written) == 3 * (FULL_LINES + 1)

@@ -21,7 +21,7 @@ from programs import Program, environment
 from test_faults import free_port
 
 from parasnake.core.journal import Merged
-from parasnake.core.scheduler import LOOK_AHEAD_S
+from parasnake.core.tasks import LOOK_AHEAD_S
 from parasnake.journal import Stored
 
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"

@@ -38,7 +38,7 @@ from .messages import (
     Want,
     Welcome,
 )
-from .scheduler import digest_of
+from .tasks import digest_of
 
 MAX_FAILED_STARTS = 3
 """An agent gives up when this many workers in a row ended before they were ready."""
@@ -422,7 +422,9 @@ class Crew:
 
     def answering(self, node: NodeKey, now: float) -> None:
         """An answer of this worker is on its way: its task takes no more time."""
-        self._workers[node].begun_at = now
+        worker = self._workers.get(node)  # None: it is about to be ended
+        if worker is not None:
+            worker.begun_at = now
 
     def tick(self, now: float, output_of: Callable[[NodeKey], str] = lambda _: "") -> None:
         """Time has passed: workers whose task takes too long are ended and replaced.

@@ -37,8 +37,9 @@ from .messages import (
     Want,
     Welcome,
 )
-from .scheduler import MAX_DEPTH, Assign, Holding, Loss, Policy, Scheduler, Withdraw
-from .scheduler import Step as SchedulerStep
+from .scheduler import Scheduler
+from .tasks import MAX_DEPTH, Assign, Holding, Loss, Policy, Withdraw
+from .tasks import Step as SchedulerStep
 
 HEARTBEATS_PER_TIMEOUT = 3
 """An agent that has nothing to say sends this many heartbeats in one heartbeat timeout."""

@@ -12,228 +12,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from hashlib import blake2b
-from typing import NamedTuple
 
+from .forgotten import Forgotten
 from .ids import Attempt, NodeKey, PeerId, TaskId
 from .line import Line
 from .messages import Parts
-from .suspects import MAX_FAILED_TASKS, Suspects
+from .order import InOrder
+from .stragglers import Stragglers
+from .suspects import Suspects
+from .tasks import (
+    AskData,
+    Assign,
+    Fail,
+    Holding,
+    Loss,
+    Merge,
+    Node,
+    OpenTask,
+    Policy,
+    Reclaimed,
+    Retry,
+    SetAside,
+    Step,
+    TellTimeout,
+    Withdraw,
+    digest_of,
+)
 
-LOOK_AHEAD_S = 0.05
-"""A node is sent tasks for about this long in advance."""
-MAX_DEPTH = 256
-"""Open tasks of one node at the most."""
-MAX_BYTES_AHEAD = 1 << 24
-"""A node is sent no more data in advance than this (one task is always allowed)."""
-SMOOTHING = 0.2
-"""Weight of the newest task in a node's running means."""
-MAX_HELD = 1000
-MAX_HELD_BYTES = 1 << 26
-"""In order: with so many results, or bytes, waiting for their predecessors no new data is asked for."""
-PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
-"""A task gets a second node when it takes so many times the mean of its job, and at least so long."""
 RETURN_GRACE_S = 10.0
 """After a restart a task waits this long for the node that was computing it to return."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
-
-
-class Loss(Enum):
-    """How a node went, which says what its first open task is charged with."""
-
-    DIED = auto()
-    """Its worker process ended: that counts as a failure of the task."""
-    LOST = auto()
-    """Its agent fell silent or its connection broke: counts towards ``max_losses``."""
-    LEFT = auto()
-    """It said goodbye: no charge."""
-
-
-@dataclass(slots=True, eq=False)
-class OpenTask:
-    """A task from its hand-out to its end."""
-
-    id: TaskId
-    owner: NodeKey
-    """The node under whose id ``new_data`` handed it out."""
-    payload: Parts
-    size: int
-    data: object
-    """The object itself, kept for hooks that ask for it."""
-    running: NodeKey | None = None
-    """The node that has it; None while it waits, and when it is over."""
-    also: set[NodeKey] = field(default_factory=set)
-    """More nodes that have it: the first result counts."""
-    attempts: int = 0
-    failures: int = 0
-    losses: int = 0
-    tried: set[NodeKey | PeerId] = field(default_factory=set)
-    """Nodes and agents on which it went wrong: others come first."""
-    reclaimed: bool = False
-    """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
-    lost_with: set[NodeKey] = field(default_factory=set)
-    """Nodes whose loss is charged to it; taken back for one that returns with it."""
-
-    def taken_by(self, key: NodeKey) -> None:
-        """A node has it (too)."""
-        if self.running is None:
-            self.running = key
-        else:
-            self.also.add(key)
-
-    def left_by(self, key: NodeKey) -> None:
-        """A node does not have it any more."""
-        self.also.discard(key)
-        if self.running == key:
-            self.running = min(self.also, default=None)  # set.pop would differ from run to run
-            if self.running is not None:
-                self.also.remove(self.running)
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """A worker process somewhere."""
-
-    key: NodeKey
-    peer: PeerId
-    open: dict[TaskId, Attempt] = field(default_factory=dict)
-    """In the order of sending; the first is being computed."""
-    begun_at: float = 0.0
-    """When it began the first of these, or a bit earlier."""
-    unwanted: set[tuple[TaskId, Attempt]] = field(default_factory=set)
-    """What it returned with, still computes and need not: until it is through, it is not free."""
-    mean_seconds: float | None = None
-    mean_bytes: float = 0.0
-    depth: int = 1
-    """How many open tasks it should have: one until it is known how long they take."""
-    owes: TaskId | None = None
-    """Strict alternation: the task handed out under its name that is not merged yet."""
-
-    def learn(self, seconds: float, size: int) -> None:
-        """Take the measure of one finished task into the running means, and into the depth."""
-        if self.mean_seconds is None:
-            self.mean_seconds, self.mean_bytes = seconds, size
-        else:
-            self.mean_seconds += SMOOTHING * (seconds - self.mean_seconds)
-            self.mean_bytes += SMOOTHING * (size - self.mean_bytes)
-        by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
-        by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
-        self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
-
-
-class Holding(NamedTuple):
-    """What a node that has returned says of one task that it still holds."""
-
-    task: TaskId
-    attempt: Attempt
-    digest: bytes
-    """Of the data, see ``digest_of``."""
-    finished: bool
-    """Whether it has the result already; else it computes it, or will."""
-
-
-class Assign(NamedTuple):
-    """Step: send this task to this node."""
-
-    node: Node
-    task: OpenTask
-    attempt: Attempt
-
-
-class AskData(NamedTuple):
-    """Step: ask the user for new data for this node, then call ``give``, ``nothing`` or ``exhaust``."""
-
-    node: NodeKey
-
-
-class Merge(NamedTuple):
-    """Step: call the ``result`` hook, then ``merged``. ``node`` is the one that computed it."""
-
-    task: OpenTask
-    node: NodeKey
-    seconds: float
-    payload: Parts
-
-
-class Fail(NamedTuple):
-    """Step: the task has failed for good; tell the user, then call ``settled``."""
-
-    task: OpenTask
-    node: NodeKey
-    reason: str
-    remote: str
-
-
-class Retry(NamedTuple):
-    """Step: nothing to do but to tell: the task will be tried again."""
-
-    task: OpenTask
-    node: NodeKey
-    reason: str
-    remote: str
-
-
-class Withdraw(NamedTuple):
-    """Step: tell the node that this attempt is not wanted any more; it may end it or go on."""
-
-    node: Node
-    task: TaskId
-    attempt: Attempt
-
-
-class SetAside(NamedTuple):
-    """Step: nothing to do but to warn: the agent of this node gets nothing more for a while.
-
-    ``reason`` is that of the last of its ``failures`` in a row, which count for no task.
-    """
-
-    node: NodeKey
-    peer: PeerId
-    failures: int
-    seconds: float
-    reason: str
-
-
-class TellTimeout(NamedTuple):
-    """Step: call the ``node_timeout`` hook."""
-
-    node: NodeKey
-
-
-class Reclaimed(NamedTuple):
-    """Step: nothing to do but to warn: the user's hooks forgot these tasks; they run again."""
-
-    tasks: int
-
-
-Step = Assign | AskData | Merge | Fail | Retry | Withdraw | SetAside | TellTimeout | Reclaimed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the user's hooks and settings mean for the scheduler."""
-
-    by_node: bool = False
-    """``new_data`` asks for ``node_id``: for each node, hand-out and merge alternate."""
-    user_reassigns: bool = False
-    """The manner of 0.1: the user hands out the data of lost nodes again."""
-    keep_data: bool = False
-    """A hook asks for ``data``."""
-    keep_payloads: bool = False
-    """The data of a task is still wanted when its result is there: a checkpoint tells it."""
-    ordered: bool = False
-    """Merges come in the order of the tasks; not together with ``by_node``."""
-    failure_ends_job: bool = False
-    """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
-    max_held: int = MAX_HELD
-    max_failed_tasks: int = MAX_FAILED_TASKS
-    speculate: bool = False
-    """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
-    max_attempts: int = 3
-    max_losses: int = 10
 
 
 class Scheduler:
@@ -250,15 +59,13 @@ class Scheduler:
         self._grace_over_at: float | None = None
         self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
         self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
-        self._forgotten: dict[bytes, list[OpenTask]] = {}  # the user's to hand out again, by digest
+        self._forgotten = Forgotten()
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._spared: set[NodeKey | PeerId] = set()  # whose loss is charged to no task
         self._steps: deque[Step] = deque()
         self._in_vain: deque[tuple[NodeKey, TaskId]] = deque()  # who computes what is over
-        self._held: dict[TaskId, Merge | Fail] = {}  # in order: what has ended before its turn
-        self._held_bytes = 0
-        self._turn = 0  # in order: the id of the task whose end comes next
+        self._order = InOrder(policy.max_held)
         self._next_id = 0
         self._unsettled: dict[TaskId, int] = {}  # ended, hook not called: how many ended before
         self._ended = 0
@@ -267,10 +74,7 @@ class Scheduler:
         self._stopped = False
         self._suspects: Suspects[OpenTask] = Suspects(policy.max_failed_tasks)
         self._aside = self._suspects.aside
-        self._results = 0
-        self._result_seconds = 0.0
-        self._look_at: float | None = None  # when to look for tasks that take long
-        self._stragglers: deque[OpenTask] = deque()  # those that shall get a second node
+        self._stragglers = Stragglers(wanted=policy.speculate)
         self.now = 0.0
         """The time, as far as it was told; it may be set to a later one at any moment."""
         self._asked: NodeKey | None = None
@@ -350,7 +154,7 @@ class Scheduler:
     @property
     def forgotten(self) -> int:
         """How many tasks of lost nodes wait for the user to hand out their data again."""
-        return sum(map(len, self._forgotten.values()))
+        return len(self._forgotten)
 
     @property
     def deadline(self) -> float | None:
@@ -360,13 +164,12 @@ class Scheduler:
         """
         times = [self._suspects.deadline, self._grace_over_at]
         if self._idle:
-            times += [self._ask_again_at, self._look_at]
+            times += [self._ask_again_at, self._stragglers.look_at]
         return min((time for time in times if time is not None), default=None)
 
     def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
         """The tasks that wait for the user to hand out the data of this lost node again."""
-        for tasks in self._forgotten.values():
-            yield from (task for task in tasks if task.owner == owner)
+        return self._forgotten.of(owner)
 
     @property
     def exhausted(self) -> bool:
@@ -376,11 +179,10 @@ class Scheduler:
     def unsettled_tasks(self) -> Iterator[tuple[OpenTask, bool]]:
         """All tasks that were handed out and not settled, each with whether it is left to the user."""
         yield from ((task, False) for task in self._tasks.values())
-        for step in (*self._steps, *self._held.values()):
+        for step in (*self._steps, *self._order.held.values()):
             if isinstance(step, Merge | Fail):
                 yield step.task, False
-        for tasks in self._forgotten.values():
-            yield from ((task, True) for task in tasks)
+        yield from ((task, True) for task in self._forgotten)
 
     # ---- a job that began earlier
 
@@ -407,7 +209,7 @@ class Scheduler:
         """
         tasks = list(tasks)
         self._next_id, self._exhausted = handed_out, exhausted
-        self._turn = min((task.id for task in tasks), default=handed_out)
+        self._order.turn = min((task.id for task in tasks), default=TaskId(handed_out))
         for task in tasks:
             self._tasks[task.id] = task
             if not task.reclaimed:
@@ -419,7 +221,7 @@ class Scheduler:
             else:
                 self._fail(task, task.owner, "its data cannot be sent", "")
         for task in forgotten:
-            self._forgotten.setdefault(digest_of(task.payload), []).append(task)
+            self._forgotten.add(task)
 
     # ---- nodes
 
@@ -433,13 +235,13 @@ class Scheduler:
         wanted = [self._adopt(node, holding) for holding in held]
         self._release(task for task in self._awaited.pop(key, ()) if task.id in self._awaiting)
         self._refresh(node)
-        self._watch()
+        self._stragglers.watch(self.now)
         self._something_changed()
         return wanted
 
     def _adopt(self, node: Node, holding: Holding) -> bool:
         task = self._tasks.get(holding.task)
-        sent = task if task is not None else self._left_to_users(holding.task)
+        sent = task if task is not None else self._forgotten.find(holding.task)
         if sent is not None:  # no attempt of this number may ever be sent again
             sent.attempts = max(sent.attempts, holding.attempt + 1)
         if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
@@ -458,10 +260,6 @@ class Scheduler:
             task.lost_with.remove(node.key)
             task.losses -= 1
         return True
-
-    def _left_to_users(self, task_id: TaskId) -> OpenTask | None:
-        left = (task for tasks in self._forgotten.values() for task in tasks)
-        return next((task for task in left if task.id == task_id), None)
 
     def _release(self, tasks: Iterable[OpenTask]) -> None:
         """These tasks need not wait for their nodes any more."""
@@ -533,7 +331,7 @@ class Scheduler:
             for other in self._nodes.values()
         ):
             return  # there is nobody else
-        before = self._suspects.failed(node.peer, task.id, task, self._results, self.now)
+        before = self._suspects.failed(node.peer, task.id, task, self._stragglers.results, self.now)
         for charged in before:
             charged.failures -= charged.id in self._tasks
         if before:
@@ -569,21 +367,8 @@ class Scheduler:
         task.running = None
         task.also.clear()
         del self._owed[lost.key]
-        self._forgotten.setdefault(digest_of(task.payload), []).append(task)
+        self._forgotten.add(task)
         return True
-
-    def _take_forgotten(self, payload: Parts) -> OpenTask | None:
-        """Return a lost node's task with the same data, which is no longer forgotten then."""
-        if not self._forgotten:
-            return None  # most jobs need no digests
-        digest = digest_of(payload)
-        tasks = self._forgotten.get(digest)
-        if tasks is None:
-            return None
-        task = tasks.pop(0)
-        if not tasks:
-            del self._forgotten[digest]
-        return task
 
     # ---- new data
 
@@ -591,7 +376,7 @@ class Scheduler:
         """Answer to ``AskData``: a new task, to be sent to the node that was asked for."""
         task = self._new_task(payload, data)
         self._tasks[task.id] = task
-        again = self._take_forgotten(payload)
+        again = self._forgotten.take(payload)
         if again is not None:  # the same data: what it did on other nodes still counts
             task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
         self._owe(task)
@@ -631,7 +416,9 @@ class Scheduler:
     def stop(self) -> int:
         """No more hand-outs; returns how many tasks are dropped that way."""
         self._stopped = True
-        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps) + len(self._held)
+        unsettled = sum(isinstance(step, Merge | Fail) for step in self._steps) + len(
+            self._order.held
+        )
         dropped = len(self._tasks) + self.forgotten + unsettled
         self._tasks.clear()
         self._waiting.clear()
@@ -639,10 +426,10 @@ class Scheduler:
         self._awaited.clear()
         self._forgotten.clear()
         self._steps.clear()
-        self._held.clear()
+        self._order.held.clear()
         self._stragglers.clear()
         self._in_vain.clear()
-        self._ask_again_at = self._look_at = self._grace_over_at = None
+        self._ask_again_at = self._grace_over_at = None
         return dropped
 
     def tick(self, now: float) -> bool:
@@ -651,8 +438,9 @@ class Scheduler:
         self._suspects.tick(self.now)
         if self._grace_over_at is not None and now >= self._grace_over_at:
             self._release(self._awaiting.values())
-        if self._idle and self._look_at is not None and now >= self._look_at:
-            self._look_for_stragglers()
+        look_at = self._stragglers.look_at
+        if self._idle and look_at is not None and now >= look_at:
+            self._stragglers.look(self._nodes.values(), self._tasks, self.now)
         if self._ask_again_at is None or now < self._ask_again_at:
             return False
         pause = min(2 * self._pause, LAST_PAUSE_S)
@@ -673,11 +461,10 @@ class Scheduler:
         if not self._forgotten or not idle or not patient:
             return False
         self._steps.append(Reclaimed(self.forgotten))
-        for tasks in self._forgotten.values():
-            for task in tasks:
-                task.reclaimed = True
-                self._tasks[task.id] = task
-            self._waiting.extend(tasks)
+        for task in self._forgotten:
+            task.reclaimed = True
+            self._tasks[task.id] = task
+        self._waiting.extend(self._forgotten)
         self._forgotten.clear()
         return True
 
@@ -698,10 +485,7 @@ class Scheduler:
             self._refresh(node)
         if self._suspects.exist:
             self._suspects.succeeded(node.peer)
-        self._results += 1
-        self._result_seconds += seconds
-        if self._look_at is None:
-            self._watch()
+        self._stragglers.result(seconds, self.now)
         self._close(task)
         if not self._policy.keep_payloads:
             task.payload = ()
@@ -765,12 +549,12 @@ class Scheduler:
                 if task is not None:
                     self._waiting.discard(task)
                     return self._assign(node, task)
-        if not self._exhausted and not self._dry and not self._full():
+        if not self._exhausted and not self._dry and not self._order.is_full:
             for node in self._hungry_nodes():
                 if node.owes is None and node.key not in self._dry_nodes:
                     self._asked = node.key
                     return AskData(node.key)
-        return self._copy_straggler() if self._stragglers else None
+        return self._copy_straggler() if self._stragglers.due else None
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
@@ -780,10 +564,6 @@ class Scheduler:
             if node is not None and task_id in node.open:
                 return Withdraw(node, task_id, node.open[task_id])
         return None
-
-    def _full(self) -> bool:
-        """In order: whether so many results wait for their predecessors that these must come first."""
-        return len(self._held) >= self._policy.max_held or self._held_bytes >= MAX_HELD_BYTES
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
@@ -820,46 +600,21 @@ class Scheduler:
             node.begun_at = self.now
         node.open[task.id] = attempt
         self._refresh(node)
-        if self._look_at is None:
-            self._watch()
+        self._stragglers.watch(self.now)
         return Assign(node, task, attempt)
 
     # ---- stragglers
 
-    @property
-    def _patience(self) -> float:
-        """How long a task may take before it gets a second node."""
-        return max(PATIENCE_S, PATIENCE_MEANS * self._result_seconds / self._results)
-
-    def _watch(self) -> None:
-        """Something has begun: look some time later whether it takes long."""
-        if self._look_at is None and self._policy.speculate and self._results:
-            self._look_at = self.now + self._patience
-
-    def _look_for_stragglers(self) -> None:
-        """Take note of the tasks on nodes whose first one takes long, the longest first."""
-        patience, self._look_at = self._patience, None
-        self._stragglers.clear()
-        for node in sorted(self._nodes.values(), key=lambda node: node.begun_at):
-            alone = [task for task in map(self._tasks.get, node.open) if task and not task.also]
-            if not alone:
-                continue
-            due = node.begun_at + patience
-            if due > self.now:
-                self._look_at = min(due, self._look_at or due)
-                break
-            self._stragglers += alone
-            self._look_at = self.now + patience  # should there be no node for them now
-
     def _copy_straggler(self) -> Assign | None:
-        while self._stragglers and self._idle:
-            task = self._stragglers.popleft()
+        due = self._stragglers.due
+        while due and self._idle:
+            task = due.popleft()
             if task.running is None or task.also:
                 continue
             node = self._second_node(task, self._nodes[task.running])
             if node is not None:
                 return self._assign(node, task)
-        self._stragglers.clear()
+        due.clear()
         return None
 
     def _second_node(self, task: OpenTask, first: Node) -> Node | None:
@@ -932,11 +687,7 @@ class Scheduler:
         if not self._policy.ordered or (self._policy.failure_ends_job and isinstance(step, Fail)):
             self._let_go(step)
             return
-        self._held[step.task.id] = step
-        self._held_bytes += step.task.size
-        while (due := self._held.pop(TaskId(self._turn), None)) is not None:
-            self._turn += 1
-            self._held_bytes -= due.task.size
+        for due in self._order.end(step):
             self._let_go(due)
 
     def _let_go(self, step: Merge | Fail) -> None:
@@ -970,11 +721,3 @@ class Scheduler:
 
 def _id_of(task: OpenTask) -> int:
     return task.id
-
-
-def digest_of(payload: Parts) -> bytes:
-    """Return the digest by which data is known again, 16 bytes."""
-    digest = blake2b(digest_size=16)
-    for part in payload:
-        digest.update(part)
-    return digest.digest()

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.messages import Parts
-from parasnake.core.scheduler import (
-    LAST_PAUSE_S,
+from parasnake.core.scheduler import LAST_PAUSE_S, Scheduler
+from parasnake.core.tasks import (
     AskData,
     Assign,
     Fail,
@@ -30,7 +30,6 @@ from parasnake.core.scheduler import (
     Policy,
     Reclaimed,
     Retry,
-    Scheduler,
     SetAside,
     Step,
     TellTimeout,

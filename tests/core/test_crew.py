@@ -479,6 +479,14 @@ def test_what_such_a_worker_printed_last_is_told() -> None:
     assert ToServer(NodeGone(A, True, TOO_LONG, "row 7")) in steps(crew)
 
 
+def test_one_that_is_about_to_be_ended_for_another_reason_may_be_answering() -> None:
+    crew = impatient()
+    crew.message(TASK, now=100.0)
+    crew.message(CANCEL)
+    crew.answering(A, 105.0)
+    assert crew.deadline is None
+
+
 def test_several_that_take_too_long() -> None:
     crew = impatient()
     crew.message(TASK._replace(node=B), now=100.0)

@@ -48,7 +48,7 @@ from parasnake.core.messages import (
     Task,
     Welcome,
 )
-from parasnake.core.scheduler import AskData, Fail, Merge, Policy, Retry, TellTimeout
+from parasnake.core.tasks import AskData, Fail, Merge, Policy, Retry, TellTimeout
 from parasnake.errors import MessageError
 
 JOB = Job(

@@ -8,17 +8,8 @@ from __future__ import annotations
 import pytest
 
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
-from parasnake.core.scheduler import (
-    AskData,
-    Assign,
-    Holding,
-    Loss,
-    Merge,
-    OpenTask,
-    Policy,
-    Scheduler,
-    digest_of,
-)
+from parasnake.core.scheduler import Scheduler
+from parasnake.core.tasks import AskData, Assign, Holding, Loss, Merge, OpenTask, Policy, digest_of
 
 NODES = 1000
 EACH = 60

@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 )
 
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
-from parasnake.core.scheduler import (
+from parasnake.core.scheduler import Scheduler
+from parasnake.core.tasks import (
     AskData,
     Assign,
     Fail,
@@ -34,7 +35,6 @@ from parasnake.core.scheduler import (
     Policy,
     Reclaimed,
     Retry,
-    Scheduler,
     SetAside,
     Step,
     TellTimeout,
@@ -289,7 +289,7 @@ class World(RuleBasedStateMachine):
         computer.finished = 0
 
     def steps_for(self, kind: type[Merge | Fail]) -> set[TaskId]:
-        steps = [*self.scheduler._steps, *self.scheduler._held.values()]
+        steps = [*self.scheduler._steps, *self.scheduler._order.held.values()]
         return {step.task.id for step in steps if isinstance(step, kind)}
 
     @rule(seconds=st.sampled_from([0.01, 0.1, 2.0, 5.0]))
@@ -454,9 +454,9 @@ class World(RuleBasedStateMachine):
         scheduler = self.scheduler
         assert scheduler.busy == (bool(self.pending) or bool(self.busy()))
         merges = [step for step in scheduler._steps if isinstance(step, Merge)]
-        held = [step for step in scheduler._held.values() if isinstance(step, Merge)]
+        held = [step for step in scheduler._order.held.values() if isinstance(step, Merge)]
         assert scheduler.unmerged_bytes == len(b"result") * len(merges)
-        assert scheduler._held_bytes == len(b"result") * len(held)
+        assert scheduler._order.bytes == len(b"result") * len(held)
         assert scheduler.complete == (
             scheduler._exhausted and not scheduler._tasks and not self.pending
         )
@@ -482,8 +482,8 @@ class World(RuleBasedStateMachine):
                 )
             if scheduler._exhausted:
                 continue
-            if scheduler._full():
-                assert scheduler._turn in scheduler._tasks, "it will end, and others with it"
+            if scheduler._order.is_full:
+                assert scheduler._order.turn in scheduler._tasks, "it will end, and others with it"
                 continue
             if node.owes is not None:
                 assert node.owes in scheduler._tasks, "its task will be merged"

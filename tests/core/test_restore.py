@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench import Bench, key
 
 from parasnake.core.ids import Attempt, PeerId, TaskId
-from parasnake.core.scheduler import RETURN_GRACE_S, Fail, Holding, Loss, OpenTask, Policy
+from parasnake.core.scheduler import RETURN_GRACE_S
+from parasnake.core.tasks import Fail, Holding, Loss, OpenTask, Policy
 
 USER_REASSIGNS = Policy(by_node=True, user_reassigns=True)
 

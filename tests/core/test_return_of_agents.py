@@ -55,7 +55,7 @@ from parasnake.core.messages import (
     Task,
     Want,
 )
-from parasnake.core.scheduler import Merge, Policy, Retry, TellTimeout, digest_of
+from parasnake.core.tasks import Merge, Policy, Retry, TellTimeout, digest_of
 from parasnake.errors import ConnectionLostError, MessageError
 
 OTHER_JOB = WELCOME._replace(job=JobId(b"of another job.."))

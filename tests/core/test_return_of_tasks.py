@@ -7,7 +7,8 @@ from bench import Bench, holding, key
 
 from parasnake.core.ids import TaskId
 from parasnake.core.messages import Parts
-from parasnake.core.scheduler import RETURN_GRACE_S, Loss, OpenTask, Policy
+from parasnake.core.scheduler import RETURN_GRACE_S
+from parasnake.core.tasks import Loss, OpenTask, Policy
 
 BY_NODE = Policy(by_node=True)
 USER_REASSIGNS = Policy(by_node=True, user_reassigns=True)

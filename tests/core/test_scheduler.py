@@ -12,18 +12,10 @@ import pytest
 from bench import UNSENDABLE, Bench, holding, key
 
 from parasnake.core.ids import Attempt, PeerId, TaskId
-from parasnake.core.scheduler import (
-    FIRST_PAUSE_S,
-    LAST_PAUSE_S,
-    MAX_BYTES_AHEAD,
-    MAX_DEPTH,
-    MAX_HELD_BYTES,
-    PATIENCE_S,
-    Fail,
-    Loss,
-    Merge,
-    Policy,
-)
+from parasnake.core.order import MAX_HELD_BYTES
+from parasnake.core.scheduler import FIRST_PAUSE_S, LAST_PAUSE_S
+from parasnake.core.stragglers import PATIENCE_S
+from parasnake.core.tasks import MAX_BYTES_AHEAD, MAX_DEPTH, Fail, Loss, Merge, Policy
 
 BY_NODE = Policy(by_node=True)
 USER_REASSIGNS = Policy(by_node=True, user_reassigns=True)
@@ -309,7 +301,7 @@ def test_the_time_counts_from_the_beginning_of_a_task() -> None:
     assert bench.result("a", 0) == ["merge 0 of a by a", "ask a", "send 3.0 to a"]
     bench.result("b", 2)
     assert bench.pass_time(1) == ["ask b"]
-    assert bench.scheduler._look_at == 3.5
+    assert bench.scheduler._stragglers.look_at == 3.5
     bench.data.append(None)
     assert "send 3.1 to b" in bench.pass_time(1)
 

@@ -30,8 +30,8 @@ from parasnake.core.messages import (
     Result,
     Task,
 )
-from parasnake.core.scheduler import AskData, Merge, Policy, Retry, TellTimeout
 from parasnake.core.session import Session
+from parasnake.core.tasks import AskData, Merge, Policy, Retry, TellTimeout
 
 JOB = Job(
     id=JobId(bytes(16)),

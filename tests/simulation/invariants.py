@@ -16,16 +16,8 @@ from parasnake.agent import Agent
 from parasnake.core.farm import AgentLeft, Send, Step
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.messages import Cancel, Failure, Message, Result, Taken, Task
-from parasnake.core.scheduler import (
-    Assign,
-    Fail,
-    Loss,
-    Merge,
-    OpenTask,
-    Retry,
-    Scheduler,
-    SetAside,
-)
+from parasnake.core.scheduler import Scheduler
+from parasnake.core.tasks import Assign, Fail, Loss, Merge, OpenTask, Retry, SetAside
 from parasnake.server import Server
 
 from .job import Plan, Truth, User
@@ -365,7 +357,7 @@ def _with(original: Callable[..., Any], replacement: Callable[..., Any]) -> Call
 def _ended(scheduler: Scheduler) -> set[TaskId]:
     """Tasks that have ended and whose hook has not been called."""
     steps = {step.task.id for step in scheduler.pending if isinstance(step, Merge | Fail)}
-    return steps | scheduler._held.keys()
+    return steps | scheduler._order.held.keys()
 
 
 # ---- after every step
@@ -378,7 +370,7 @@ def nothing_is_lost(scheduler: Scheduler, user: User, books: Books) -> None:
     if not missing:
         return
     missing -= _ended(scheduler)
-    missing -= {task.id for tasks in scheduler._forgotten.values() for task in tasks}
+    missing -= {task.id for task in scheduler._forgotten}
     if missing:
         raise Violation("nothing lost", f"task {min(missing)} is nowhere")
 

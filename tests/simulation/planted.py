@@ -12,11 +12,12 @@ from typing import Any
 from unittest import mock
 
 from parasnake.core import journal as entries
-from parasnake.core import scheduler as tasks
+from parasnake.core import tasks
 from parasnake.core.crew import Crew
 from parasnake.core.farm import Farm
-from parasnake.core.ids import Attempt
-from parasnake.core.scheduler import Holding, Loss, Merge, Node, OpenTask, Scheduler
+from parasnake.core.ids import Attempt, TaskId
+from parasnake.core.scheduler import Scheduler
+from parasnake.core.tasks import Holding, Loss, Merge, Node, OpenTask
 from parasnake.recorder import RECORDED, Recorder
 from parasnake.replay import Replay
 from parasnake.server import Server
@@ -191,7 +192,7 @@ def order_is_forgotten_at_a_restart() -> Iterator[None]:
 
     def hasty(self: Scheduler, open_tasks: Any, **rest: Any) -> None:
         restore(self, open_tasks, **rest)
-        self._turn += 1 if self._tasks else 0
+        self._order.turn = TaskId(self._order.turn + bool(self._tasks))
 
     with _instead(Scheduler, "restore", hasty):
         yield

@@ -1,0 +1,71 @@
+"""When to give a task that takes long to a second node, and which tasks these are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from .ids import TaskId
+from .tasks import Node, OpenTask
+
+PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
+"""A task gets a second node when it takes so many times the mean of its job, and at least so long."""
+
+
+class Stragglers:
+    """Tasks on nodes whose first one takes much longer than usual.
+
+    Parameters
+    ----------
+    wanted: whether anybody looks for them at all
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._results = 0
+        self._seconds = 0.0
+        self.look_at: float | None = None
+        """When to look for them."""
+        self.due: deque[OpenTask] = deque()
+        """Those that shall get a second node, the longest first; take them from the left."""
+
+    @property
+    def results(self) -> int:
+        """How many results there were."""
+        return self._results
+
+    @property
+    def _patience(self) -> float:
+        """How long a task may take before it gets a second node."""
+        return max(PATIENCE_S, PATIENCE_MEANS * self._seconds / self._results)
+
+    def result(self, seconds: float, now: float) -> None:
+        """A result has come, which took so long to compute."""
+        self._results += 1
+        self._seconds += seconds
+        self.watch(now)
+
+    def watch(self, now: float) -> None:
+        """Something has begun: look some time later whether it takes long."""
+        if self.look_at is None and self._wanted and self._results:
+            self.look_at = now + self._patience
+
+    def look(self, nodes: Iterable[Node], tasks: Mapping[TaskId, OpenTask], now: float) -> None:
+        """Take note of what takes long by now."""
+        patience, self.look_at = self._patience, None
+        self.due.clear()
+        for node in sorted(nodes, key=lambda node: node.begun_at):
+            alone = [task for task in map(tasks.get, node.open) if task and not task.also]
+            if not alone:
+                continue
+            due_at = node.begun_at + patience
+            if due_at > now:
+                self.look_at = min(due_at, self.look_at or due_at)
+                break
+            self.due += alone
+            self.look_at = now + patience  # should there be no node for them now
+
+    def clear(self) -> None:
+        """Nothing more is handed out."""
+        self.due.clear()
+        self.look_at = None

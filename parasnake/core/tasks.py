@@ -1,0 +1,225 @@
+"""What the scheduler keeps books of: tasks and nodes, and the steps that it wants done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from hashlib import blake2b
+from typing import NamedTuple
+
+from .ids import Attempt, NodeKey, PeerId, TaskId
+from .messages import Parts
+from .suspects import MAX_FAILED_TASKS
+
+LOOK_AHEAD_S = 0.05
+"""A node is sent tasks for about this long in advance."""
+MAX_DEPTH = 256
+"""Open tasks of one node at the most."""
+MAX_BYTES_AHEAD = 1 << 24
+"""A node is sent no more data in advance than this (one task is always allowed)."""
+SMOOTHING = 0.2
+"""Weight of the newest task in a node's running means."""
+
+
+class Loss(Enum):
+    """How a node went, which says what its first open task is charged with."""
+
+    DIED = auto()
+    """Its worker process ended: that counts as a failure of the task."""
+    LOST = auto()
+    """Its agent fell silent or its connection broke: counts towards ``max_losses``."""
+    LEFT = auto()
+    """It said goodbye: no charge."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenTask:
+    """A task from its hand-out to its end."""
+
+    id: TaskId
+    owner: NodeKey
+    """The node under whose id ``new_data`` handed it out."""
+    payload: Parts
+    size: int
+    data: object
+    """The object itself, kept for hooks that ask for it."""
+    running: NodeKey | None = None
+    """The node that has it; None while it waits, and when it is over."""
+    also: set[NodeKey] = field(default_factory=set)
+    """More nodes that have it: the first result counts."""
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    tried: set[NodeKey | PeerId] = field(default_factory=set)
+    """Nodes and agents on which it went wrong: others come first."""
+    reclaimed: bool = False
+    """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
+    lost_with: set[NodeKey] = field(default_factory=set)
+    """Nodes whose loss is charged to it; taken back for one that returns with it."""
+
+    def taken_by(self, key: NodeKey) -> None:
+        """A node has it (too)."""
+        if self.running is None:
+            self.running = key
+        else:
+            self.also.add(key)
+
+    def left_by(self, key: NodeKey) -> None:
+        """A node does not have it any more."""
+        self.also.discard(key)
+        if self.running == key:
+            self.running = min(self.also, default=None)  # set.pop would differ from run to run
+            if self.running is not None:
+                self.also.remove(self.running)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A worker process somewhere."""
+
+    key: NodeKey
+    peer: PeerId
+    open: dict[TaskId, Attempt] = field(default_factory=dict)
+    """In the order of sending; the first is being computed."""
+    begun_at: float = 0.0
+    """When it began the first of these, or a bit earlier."""
+    unwanted: set[tuple[TaskId, Attempt]] = field(default_factory=set)
+    """What it returned with, still computes and need not: until it is through, it is not free."""
+    mean_seconds: float | None = None
+    mean_bytes: float = 0.0
+    depth: int = 1
+    """How many open tasks it should have: one until it is known how long they take."""
+    owes: TaskId | None = None
+    """Strict alternation: the task handed out under its name that is not merged yet."""
+
+    def learn(self, seconds: float, size: int) -> None:
+        """Take the measure of one finished task into the running means, and into the depth."""
+        if self.mean_seconds is None:
+            self.mean_seconds, self.mean_bytes = seconds, size
+        else:
+            self.mean_seconds += SMOOTHING * (seconds - self.mean_seconds)
+            self.mean_bytes += SMOOTHING * (size - self.mean_bytes)
+        by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
+        by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
+        self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
+
+
+class Holding(NamedTuple):
+    """What a node that has returned says of one task that it still holds."""
+
+    task: TaskId
+    attempt: Attempt
+    digest: bytes
+    """Of the data, see ``digest_of``."""
+    finished: bool
+    """Whether it has the result already; else it computes it, or will."""
+
+
+class Assign(NamedTuple):
+    """Step: send this task to this node."""
+
+    node: Node
+    task: OpenTask
+    attempt: Attempt
+
+
+class AskData(NamedTuple):
+    """Step: ask the user for new data for this node, then call ``give``, ``nothing`` or ``exhaust``."""
+
+    node: NodeKey
+
+
+class Merge(NamedTuple):
+    """Step: call the ``result`` hook, then ``merged``. ``node`` is the one that computed it."""
+
+    task: OpenTask
+    node: NodeKey
+    seconds: float
+    payload: Parts
+
+
+class Fail(NamedTuple):
+    """Step: the task has failed for good; tell the user, then call ``settled``."""
+
+    task: OpenTask
+    node: NodeKey
+    reason: str
+    remote: str
+
+
+class Retry(NamedTuple):
+    """Step: nothing to do but to tell: the task will be tried again."""
+
+    task: OpenTask
+    node: NodeKey
+    reason: str
+    remote: str
+
+
+class Withdraw(NamedTuple):
+    """Step: tell the node that this attempt is not wanted any more; it may end it or go on."""
+
+    node: Node
+    task: TaskId
+    attempt: Attempt
+
+
+class SetAside(NamedTuple):
+    """Step: nothing to do but to warn: the agent of this node gets nothing more for a while.
+
+    ``reason`` is that of the last of its ``failures`` in a row, which count for no task.
+    """
+
+    node: NodeKey
+    peer: PeerId
+    failures: int
+    seconds: float
+    reason: str
+
+
+class TellTimeout(NamedTuple):
+    """Step: call the ``node_timeout`` hook."""
+
+    node: NodeKey
+
+
+class Reclaimed(NamedTuple):
+    """Step: nothing to do but to warn: the user's hooks forgot these tasks; they run again."""
+
+    tasks: int
+
+
+Step = Assign | AskData | Merge | Fail | Retry | Withdraw | SetAside | TellTimeout | Reclaimed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the user's hooks and settings mean for the scheduler."""
+
+    by_node: bool = False
+    """``new_data`` asks for ``node_id``: for each node, hand-out and merge alternate."""
+    user_reassigns: bool = False
+    """The manner of 0.1: the user hands out the data of lost nodes again."""
+    keep_data: bool = False
+    """A hook asks for ``data``."""
+    keep_payloads: bool = False
+    """The data of a task is still wanted when its result is there: a checkpoint tells it."""
+    ordered: bool = False
+    """Merges come in the order of the tasks; not together with ``by_node``."""
+    failure_ends_job: bool = False
+    """There is no ``failed`` hook: the user hears of a failed task at once, also with ``ordered``."""
+    max_held: int = 1000
+    """In order: with so many results waiting for their predecessors no new data is asked for."""
+    max_failed_tasks: int = MAX_FAILED_TASKS
+    speculate: bool = False
+    """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
+    max_attempts: int = 3
+    max_losses: int = 10
+
+
+def digest_of(payload: Parts) -> bytes:
+    """Return the digest by which data is known again, 16 bytes."""
+    digest = blake2b(digest_size=16)
+    for part in payload:
+        digest.update(part)
+    return digest.digest()
