@@ -25,6 +25,8 @@ from parasnake.errors import ConfigurationError
 from parasnake.journal import Facts, Journal
 from parasnake.payload import dumps
 
+pytestmark = pytest.mark.once
+
 __all__ = ["start"]  # a fixture
 
 Resize = Callable[[str], None]

@@ -11,6 +11,8 @@ import pytest
 from heavy import HUGE_BYTES
 from programs import Program, environment
 
+pytestmark = pytest.mark.once
+
 HEAVY = Path(__file__).parent / "heavy.py"
 MEGABYTE = 1 << 20
 TRIES = 3

@@ -9,12 +9,15 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from helpers import wait_until
 from many_agents import Crowd
 from test_faults import free_port
 
 from parasnake.core.journal import Merged
 from parasnake.journal import Stored
+
+pytestmark = pytest.mark.once
 
 AGENTS = int(os.environ.get("MANY_AGENTS", "300"))
 STAY = AGENTS // 4

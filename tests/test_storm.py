@@ -24,6 +24,8 @@ from parasnake.core.journal import Merged
 from parasnake.core.tasks import LOOK_AHEAD_S
 from parasnake.journal import Stored
 
+pytestmark = pytest.mark.once
+
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
 AGENTS, WORKERS = 3, 2
 FAULTS = 14

@@ -13,6 +13,8 @@ from .command import main
 from .history import run
 from .planted import BUGS, seeds_needed
 
+pytestmark = pytest.mark.once
+
 HISTORIES = 300
 BLOCK = 50
 PLANTED_SEEDS = 1000
