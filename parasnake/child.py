@@ -140,6 +140,8 @@ def _live(channel: socket.socket, conditions: Conditions, boot: Callable[[], Ent
             # A script may have set handlers and seeds of its own while it was loaded.
             isolation.set_signal_handlers(deaf=True)
             isolation.reseed_random_generators()
+    except KeyboardInterrupt:  # whoever sent it knows
+        return 128 + signal.SIGINT
     except BaseException as error:
         _report_boot_error(channel, conditions, error)
         return BOOT_FAILED

@@ -26,7 +26,7 @@ from children import (
 )
 from helpers import wait_until
 
-from parasnake import processes
+from parasnake import isolation, processes
 from parasnake.child import BOOT_FAILED
 from parasnake.errors import ConfigurationError, PayloadError
 from parasnake.processes import Method, Role, choose_method, fork_is_safe
@@ -315,6 +315,20 @@ class TestBoot:
         child = start_child(entries.stay, method="spawn")
         child.channel.close()
         assert wait_for_death(child).exit_status == BOOT_FAILED
+
+    def test_ctrl_c_while_it_is_made_ready(
+        self, start_child: StartChild, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def interrupt(**_: object) -> None:
+            raise KeyboardInterrupt
+
+        def report(_: socket.socket, text: str) -> None:
+            (tmp_path / "told").write_text(text)
+
+        monkeypatch.setattr(isolation, "set_signal_handlers", interrupt)
+        child = start_child(entries.stay, method="fork", on_boot_error=report)
+        assert wait_for_death(child).exit_status == 130
+        assert not (tmp_path / "told").exists(), "nothing is wrong"
 
     def test_a_child_that_dies_before_it_is_told_anything(
         self, start_child: StartChild, monkeypatch: pytest.MonkeyPatch
