@@ -10,6 +10,8 @@ from .tasks import Node, OpenTask
 
 PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
 """A task gets a second node when it takes so many times the mean of its job, and at least so long."""
+LINK_BYTES_PER_S = 10_000_000
+"""Data is taken to be on its way no faster, in whole seconds: that is no straggling yet."""
 
 
 class Stragglers:
@@ -52,18 +54,19 @@ class Stragglers:
 
     def look(self, nodes: Iterable[Node], tasks: Mapping[TaskId, OpenTask], now: float) -> None:
         """Take note of what takes long by now."""
-        patience, self.look_at = self._patience, None
+        patience = self._patience
+        times: list[float] = []
         self.due.clear()
         for node in sorted(nodes, key=lambda node: node.begun_at):
             alone = [task for task in map(tasks.get, node.open) if task and not task.also]
             if not alone:
                 continue
-            due_at = node.begun_at + patience
-            if due_at > now:
-                self.look_at = min(due_at, self.look_at or due_at)
-                break
-            self.due += alone
-            self.look_at = now + patience  # should there be no node for them now
+            due_at = node.begun_at + patience + alone[0].size // LINK_BYTES_PER_S
+            if due_at <= now:
+                self.due += alone
+                due_at = now + patience  # should there be no node for them now
+            times.append(due_at)
+        self.look_at = min(times, default=None)
 
     def clear(self) -> None:
         """Nothing more is handed out."""

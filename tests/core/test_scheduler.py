@@ -14,7 +14,7 @@ from bench import UNSENDABLE, Bench, holding, key
 from parasnake.core.ids import Attempt, PeerId, TaskId
 from parasnake.core.order import MAX_HELD_BYTES
 from parasnake.core.scheduler import FIRST_PAUSE_S, LAST_PAUSE_S
-from parasnake.core.stragglers import PATIENCE_S
+from parasnake.core.stragglers import LINK_BYTES_PER_S, PATIENCE_S
 from parasnake.core.tasks import MAX_BYTES_AHEAD, MAX_DEPTH, Fail, Loss, Merge, Policy
 
 BY_NODE = Policy(by_node=True)
@@ -304,6 +304,18 @@ def test_the_time_counts_from_the_beginning_of_a_task() -> None:
     assert bench.scheduler._stragglers.look_at == 3.5
     bench.data.append(None)
     assert "send 3.1 to b" in bench.pass_time(1)
+
+
+def test_large_data_may_be_on_its_way_for_some_time() -> None:
+    bench = Bench(policy=SPECULATE, generator=True)
+    bench.data.append("x" * (3 * LINK_BYTES_PER_S))
+    bench.join("a")
+    bench.data.append(b"x")
+    bench.join("b", 1)
+    bench.result("b", 1)
+    assert bench.pass_time(2) == []
+    assert bench.scheduler.deadline == 5.0
+    assert bench.pass_time(5) == ["send 0.1 to b"]
 
 
 def test_should_no_node_be_left_for_a_second_try_there_is_another_later() -> None:
