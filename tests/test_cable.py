@@ -19,12 +19,12 @@ from helpers import wait_until
 from programs import Program, environment
 from test_faults import left_of, started
 
+pytestmark = pytest.mark.once
+
 SCRIPT = Path(__file__).parent / "scripts" / "patient.py"
 SERVER, NODE = "198.51.100.1", "198.51.100.2"
 QUICK = """
 import parasnake.net
-
-pytestmark = pytest.mark.once
 parasnake.net.KEEPALIVE_IDLE_S, parasnake.net.KEEPALIVE_INTERVAL_S = 1, 1
 parasnake.net.KEEPALIVE_PROBES, parasnake.net.KEEPALIVE_SECONDS = 3, 4
 """
