@@ -16,7 +16,7 @@ EACH = 60
 """Tasks of each node."""
 DIGEST = digest_of((b"data",))
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.no_cover]
 
 
 def key(number: int) -> NodeKey:

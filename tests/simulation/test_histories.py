@@ -13,7 +13,7 @@ from .command import main
 from .history import run
 from .planted import BUGS, seeds_needed
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.no_cover]
 
 HISTORIES = 300
 BLOCK = 50
