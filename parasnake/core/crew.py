@@ -285,7 +285,7 @@ class Crew:
             return
         del self._workers[node]
         self._steps.append(EndWorker(node, "what it computed is not wanted any more"))
-        self._say(NodeGone(node, False, "", ""))
+        self._say(NodeGone(node, False, False, "", ""))
         self._steps.append(StartWorker(worker.slot))
 
     def _forget(self, node: NodeKey, sending: Sending) -> None:
@@ -405,7 +405,7 @@ class Crew:
         if not self._replace:
             self._leave(f"the worker is gone: {reason}", None)
         elif worker.ready:
-            self._say(NodeGone(node, True, reason, output))
+            self._say(NodeGone(node, True, bool(worker.open), reason, output))
             self._steps.append(StartWorker(worker.slot))
         else:
             self.not_started(worker.slot, reason, output)

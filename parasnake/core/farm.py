@@ -439,7 +439,8 @@ class Farm:
             return
         output = as_last_lines(message.output)
         self._steps.append(NodeDied(peer, node, reason, output))
-        self.scheduler.lose(node, Loss.DIED, f"its worker on {peer.name} died: {reason}", output)
+        loss = Loss.DIED if message.busy else Loss.IDLE
+        self.scheduler.lose(node, loss, f"its worker on {peer.name} died: {reason}", output)
 
     def _own(self, peer: Peer, node: NodeKey) -> None:
         known = self.scheduler.nodes.get(node)

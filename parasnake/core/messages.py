@@ -126,11 +126,13 @@ class Held(NamedTuple):
 class NodeGone(NamedTuple):
     """Agent to server: a worker has ended; if it ``died``, ``reason`` is the cause of its death.
 
-    Else it was ended because a ``Cancel`` asked for that. ``output`` is what it printed last.
+    Else it was ended because a ``Cancel`` asked for that. If it died ``busy``, it had a task that it
+    had not answered. ``output`` is what it printed last.
     """
 
     node: NodeKey
     died: bool
+    busy: bool
     reason: str
     output: str
 
@@ -266,7 +268,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Ready: Layout(3, "16s"),
     Result: Layout(4, "16sQId", payload=True),
     Failure: Layout(5, "16sQIdB", texts=3),
-    NodeGone: Layout(6, "16s?", texts=2),
+    NodeGone: Layout(6, "16s??", texts=2),
     NodeBroken: Layout(7, "16s", texts=2),
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),

@@ -307,7 +307,7 @@ class Scheduler:
                 self._fail(task, node.key, reason, remote)
             elif task.running is None and not self._is_users(task, node):
                 again.append(task)
-                if index == 0 and loss is not Loss.LEFT:
+                if index == 0 and loss in (Loss.DIED, Loss.LOST):
                     self._steps.append(Retry(task, node.key, reason, ""))
         self._put_back(again, first=True)
 

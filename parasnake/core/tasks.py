@@ -25,7 +25,9 @@ class Loss(Enum):
     """How a node went, which says what its first open task is charged with."""
 
     DIED = auto()
-    """Its worker process ended: that counts as a failure of the task."""
+    """Its worker process ended at work: that counts as a failure of the task."""
+    IDLE = auto()
+    """Its worker process ended before it had got any task: no charge for one on its way."""
     LOST = auto()
     """Its agent fell silent or its connection broke: counts towards ``max_losses``."""
     LEFT = auto()

@@ -76,7 +76,7 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         Ready: [nodes],
         Result: [nodes, tasks, attempts, seconds, payload],
         Failure: [nodes, tasks, attempts, seconds, codes, texts, texts, texts],
-        NodeGone: [nodes, st.booleans(), texts, texts],
+        NodeGone: [nodes, st.booleans(), st.booleans(), texts, texts],
         NodeBroken: [nodes, texts, texts],
         Heartbeat: [],
         Goodbye: [texts, texts],

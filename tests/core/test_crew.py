@@ -178,7 +178,7 @@ def test_a_worker_whose_task_is_cancelled_is_ended_and_replaced() -> None:
     crew.message(CANCEL)
     assert steps(crew) == [
         EndWorker(A, NOT_WANTED),
-        ToServer(NodeGone(A, False, "", "")),
+        ToServer(NodeGone(A, False, False, "", "")),
         StartWorker(0),
     ]
     assert A not in crew.workers
@@ -251,7 +251,7 @@ def test_a_worker_that_died_is_replaced_and_the_server_knows() -> None:
     crew.worker_gone(A, "signal 11")
     assert steps(crew) == [
         WorkerDied(A, "signal 11", busy=True),
-        ToServer(NodeGone(A, True, "signal 11", "")),
+        ToServer(NodeGone(A, True, True, "signal 11", "")),
         StartWorker(0),
     ]
     assert not crew.workers
@@ -260,7 +260,7 @@ def test_a_worker_that_died_is_replaced_and_the_server_knows() -> None:
 def test_what_it_printed_last_goes_to_the_server() -> None:
     crew = at_work()
     crew.worker_gone(A, "signal 11", "row 7")
-    assert ToServer(NodeGone(A, True, "signal 11", "row 7")) in steps(crew)
+    assert ToServer(NodeGone(A, True, False, "signal 11", "row 7")) in steps(crew)
 
 
 def test_a_worker_may_also_die_of_boredom() -> None:
@@ -466,7 +466,7 @@ def test_a_worker_whose_task_takes_too_long_is_ended_and_replaced() -> None:
     assert steps(crew) == [
         EndWorker(A),
         WorkerDied(A, TOO_LONG, True),
-        ToServer(NodeGone(A, True, TOO_LONG, "")),
+        ToServer(NodeGone(A, True, True, TOO_LONG, "")),
         StartWorker(0),
     ]
     assert crew.deadline == 131.0
@@ -476,7 +476,7 @@ def test_what_such_a_worker_printed_last_is_told() -> None:
     crew = impatient()
     crew.message(TASK, now=100.0)
     crew.tick(130.0, {A: "row 7"}.__getitem__)
-    assert ToServer(NodeGone(A, True, TOO_LONG, "row 7")) in steps(crew)
+    assert ToServer(NodeGone(A, True, True, TOO_LONG, "row 7")) in steps(crew)
 
 
 def test_one_that_is_about_to_be_ended_for_another_reason_may_be_answering() -> None:

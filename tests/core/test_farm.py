@@ -265,7 +265,7 @@ def test_a_node_that_is_there_already() -> None:
     [
         Result(A, TaskId(0), Attempt(0), 1.0, (b"4",)),
         Failure(A, TaskId(0), Attempt(0), 1.0, FailureKind.EXCEPTION, "", "", ""),
-        NodeGone(A, True, "why", ""),
+        NodeGone(A, True, True, "why", ""),
         AskInit(A),
     ],
     ids=lambda message: type(message).__name__,
@@ -343,7 +343,7 @@ def test_a_worker_that_died() -> None:
     steps(farm)
     farm.tick(1.0)
     assert Send(ONE, Task(A, TaskId(0), Attempt(0), SQUARE)) in steps(farm, SQUARE)
-    farm.message(ONE, NodeGone(A, True, "signal 11", ""))
+    farm.message(ONE, NodeGone(A, True, True, "signal 11", ""))
     died, retry, *rest = steps(farm)
     assert died == NodeDied(farm.peers[ONE], A, "signal 11", "")
     assert isinstance(retry, Retry)
@@ -358,7 +358,7 @@ def test_what_a_dead_worker_printed_last_is_told_with_its_death_and_with_the_end
     farm = farm_with(ONE, nodes=(A,), job=replace(JOB, policy=Policy(max_attempts=1)))
     farm.tick(1.0)
     steps(farm, SQUARE)
-    farm.message(ONE, NodeGone(A, True, "signal 11", "row 7\n  of 9"))
+    farm.message(ONE, NodeGone(A, True, True, "signal 11", "row 7\n  of 9"))
     died, fail, *_ = steps(farm)
     printed = "the last lines that it printed:\n    row 7\n      of 9"
     assert died == NodeDied(farm.peers[ONE], A, "signal 11", printed)
@@ -383,21 +383,38 @@ def test_a_node_that_computes_in_vain_hears_of_it_and_its_end_is_no_death() -> N
     merge, cancel, *_ = steps(farm)
     assert isinstance(merge, Merge)
     assert cancel == Send(ONE, Cancel(A, TaskId(0), Attempt(0)))
-    farm.message(ONE, NodeGone(A, False, "", ""))
+    farm.message(ONE, NodeGone(A, False, False, "", ""))
     assert steps(farm)[0] == NodeEnded(farm.peers[ONE], A)
     farm.message(ONE, Ready(C))
     assert list(farm.scheduler.nodes) == [B, C]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_task_that_was_on_its_way_to_an_idle_worker_is_not_charged_with_its_death(
+    busy: bool,
+) -> None:
+    farm = farm_with(ONE, nodes=(A,))
+    farm.tick(1.0)
+    steps(farm, SQUARE)
+    task = farm.scheduler._tasks[TaskId(0)]
+    farm.message(ONE, NodeGone(A, True, busy, "signal 9", ""))
+    told = steps(farm)
+    assert any(isinstance(step, NodeDied) for step in told)
+    assert TellTimeout(A) in told, "the node is lost in both cases"
+    assert any(isinstance(step, Retry) for step in told) == busy
+    assert task.failures == busy
+    assert farm.scheduler.waiting == 1
+
+
 def test_a_worker_that_died_before_it_was_ready_is_nobodys_business() -> None:
     farm = farm_with(ONE)
-    farm.message(ONE, NodeGone(A, True, "signal 11", ""))
+    farm.message(ONE, NodeGone(A, True, True, "signal 11", ""))
     assert steps(farm) == []
 
 
 def test_a_late_result_of_a_dead_worker_is_dropped() -> None:
     farm = farm_with(ONE, nodes=(A,))
-    farm.message(ONE, NodeGone(A, True, "signal 9", ""))
+    farm.message(ONE, NodeGone(A, True, True, "signal 9", ""))
     steps(farm)
     farm.message(ONE, Result(A, TaskId(0), Attempt(0), 1.0, (b"4",)))
     assert steps(farm) == []

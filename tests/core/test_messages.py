@@ -107,8 +107,8 @@ def task_of(size: int) -> Task:
 
 def test_what_a_script_prints_need_not_be_valid_unicode() -> None:
     """Such texts come from file names and from undecodable output."""
-    (found,) = read(to_bytes(NodeGone(NODE, True, "caf\udce9", "")))
-    assert found == NodeGone(NODE, True, "caf\\udce9", "")
+    (found,) = read(to_bytes(NodeGone(NODE, True, True, "caf\udce9", "")))
+    assert found == NodeGone(NODE, True, True, "caf\\udce9", "")
 
 
 LONG_TEXT = "the beginning" + "é" * (3 * MAX_TEXT) + "the end"
@@ -117,7 +117,7 @@ LONG_TEXT = "the beginning" + "é" * (3 * MAX_TEXT) + "the end"
 @pytest.mark.parametrize(
     "message",
     [
-        NodeGone(NODE, False, LONG_TEXT, LONG_TEXT),
+        NodeGone(NODE, False, False, LONG_TEXT, LONG_TEXT),
         Failure(NODE, TaskId(1), Attempt(0), 1.0, 0, LONG_TEXT, LONG_TEXT, LONG_TEXT),
         Goodbye(LONG_TEXT, LONG_TEXT),
         Hello(PROTOCOL_VERSION, 1, *[LONG_TEXT] * 6),
@@ -275,17 +275,17 @@ def test_bodies_that_are_too_long(kind: type[Message], data: st.DataObject) -> N
 @pytest.mark.parametrize("claimed", [3, 2**31, 2**32 - 1])
 def test_texts_that_lie_about_their_length(claimed: int) -> None:
     with pytest.raises(MessageError, match="ends inside its texts"):
-        read(raw(NodeGone, NODE + b"\1" + struct.pack(">I", claimed) + b"no"))
+        read(raw(NodeGone, NODE + b"\1\1" + struct.pack(">I", claimed) + b"no"))
 
 
 def test_texts_that_are_shorter_than_they_could_be() -> None:
     with pytest.raises(MessageError, match="too long"):
-        read(raw(NodeGone, NODE + b"\1" + struct.pack(">I", 1) + b"n" + bytes(4) + b"o"))
+        read(raw(NodeGone, NODE + b"\1\1" + struct.pack(">I", 1) + b"n" + bytes(4) + b"o"))
 
 
 def test_texts_that_are_no_utf_8_are_shown_as_well_as_can_be() -> None:
-    (found,) = read(raw(NodeGone, NODE + b"\1" + struct.pack(">I", 4) + b"ok \xff" + bytes(4)))
-    assert found == NodeGone(NODE, True, "ok \N{REPLACEMENT CHARACTER}", "")
+    (found,) = read(raw(NodeGone, NODE + b"\1\1" + struct.pack(">I", 4) + b"ok \xff" + bytes(4)))
+    assert found == NodeGone(NODE, True, True, "ok \N{REPLACEMENT CHARACTER}", "")
 
 
 @pytest.mark.parametrize("kind", [NodeGone, Heartbeat, Quit], ids=lambda kind: kind.__name__)
