@@ -66,6 +66,11 @@ class Link(ABC):
         """The socket itself, for a forked child to close."""
         return self._socket
 
+    @property
+    def paused(self) -> bool:
+        """Whether it is not read."""
+        return self._paused
+
     def send(self, message: Message) -> None:
         """Queue a message; it goes out when the loop waits next, together with others."""
         if self._open:

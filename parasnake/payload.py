@@ -53,6 +53,7 @@ ALIGNMENT_BYTES = 64
 
 _PROTOCOL = 5
 _PICKLE = 0x80
+_ONLY_PICKLE = bytes([_PICKLE])
 _PICKLE_AND_BUFFERS = 1
 _BYTES = 2
 _BYTEARRAY = 3
@@ -121,6 +122,18 @@ def dumps(obj: object, *, name: str = "data") -> Payload:
     return sink.payload()
 
 
+def wire_form(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
+    """Serialise an object for good: what becomes of it later changes nothing.
+
+    Raises
+    ------
+    PayloadError: as ``dumps``
+    """
+    if type(obj) in _SMALL_TYPES:
+        return (pickle.dumps(obj, _PROTOCOL),)
+    return tuple(dumps(obj, name=name).detached().parts)
+
+
 def loads(buffer: Any) -> Any:
     """Rebuild an object from its wire form.
 
@@ -140,6 +153,8 @@ def loads(buffer: Any) -> Any:
     UnreadablePayload: something in it can't be imported or rebuilt here.
     PayloadError: the bytes are damaged or incomplete.
     """
+    if type(buffer) is bytes and buffer[:1] == _ONLY_PICKLE:
+        return _unpickle(buffer, ())
     wire = memoryview(buffer).cast("B")
     if not wire:
         raise PayloadError("damaged payload: it is empty")
@@ -387,14 +402,14 @@ def _type_name(cls: type) -> str:
     )
 
 
-def _unpickle(stream: memoryview, buffers: Sequence[memoryview]) -> Any:
+def _unpickle(stream: memoryview | bytes, buffers: Sequence[memoryview]) -> Any:
     try:
         return pickle.loads(stream, buffers=buffers)
     except Exception as error:
         return _read_again(stream, buffers, error)
 
 
-def _read_again(stream: memoryview, buffers: Sequence[memoryview], error: Exception) -> Any:
+def _read_again(stream: memoryview | bytes, buffers: Sequence[memoryview], error: Exception) -> Any:
     """Read a pickle slowly that could not be read fast: rebuild it after all, or say why not."""
     reader = _SlowUnpickler(io.BytesIO(stream), buffers=buffers)
     try:

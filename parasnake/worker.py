@@ -11,15 +11,17 @@ import contextlib
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from parasnake import arguments, payload
-from parasnake.core.ids import NodeId, NodeKey
+from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
 from parasnake.core.messages import (
     TO_WORKER,
     Buffer,
+    Cancel,
+    Dropped,
     Failure,
     FailureKind,
     Init,
@@ -29,6 +31,7 @@ from parasnake.core.messages import (
     Ready,
     Result,
     Task,
+    Tasks,
     encode,
 )
 from parasnake.core.seeds import task_seed
@@ -37,13 +40,15 @@ from parasnake.hooks import Hook
 from parasnake.tracebacks import last_line, of_user_code
 
 READ_BYTES = 1 << 16
+LOOK_SECONDS = 0.001
+"""A worker that has more to do looks so often whether some of it has been cancelled."""
 
 
 class WorkerChannel(Protocol):
     """What a worker needs of its channel; a blocking socket has it."""
 
-    def recv_into(self, buffer: memoryview, /) -> int:
-        """Wait for bytes and read them; 0 at the end."""
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        """Read bytes, after waiting for them if the flags allow; 0 at the end."""
 
     def sendall(self, data: Buffer, /) -> None:
         """Write all of it."""
@@ -86,29 +91,59 @@ class Worker:
         self._job_seed = b""
         self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._queue: deque[Task | Init] = deque()
+        self._cancelled: set[tuple[TaskId, Attempt]] = set()
+        self._looked_at = 0.0
 
     def run(self) -> None:
         """Work until the other end of the channel is closed."""
-        for message in self._messages():
-            if isinstance(message, Task):
-                answer = self._compute(message)
-            else:
-                assert isinstance(message, Init)
-                answer = self._begin(message)
-            try:
-                _send(self._channel, answer)
-            except (BrokenPipeError, ConnectionResetError):
-                return  # the agent has gone, and nobody wants the result
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while self._queue or self._read():
+                if self._queue:
+                    _send(self._channel, self._answer(self._queue.popleft()))
+                    self._look()
 
-    def _messages(self) -> Iterator[Message]:
-        reader, buffer = self._reader, memoryview(bytearray(READ_BYTES))
-        with contextlib.suppress(ConnectionResetError):
-            while True:
-                target = reader.target
-                count = self._channel.recv_into(buffer if target is None else target)
-                if not count:
-                    return
-                yield from reader.feed(buffer[:count]) if target is None else reader.filled(count)
+    def _answer(self, message: Task | Init) -> Message:
+        if isinstance(message, Init):
+            return self._begin(message)
+        if self._cancelled and (message.task, message.attempt) in self._cancelled:
+            self._cancelled.remove((message.task, message.attempt))
+            return Dropped(self._node, message.task, message.attempt)
+        return self._compute(message)
+
+    def _look(self) -> None:
+        """Take in what has come meanwhile: some of what waits here may be cancelled."""
+        now = time.perf_counter()
+        if not self._queue:
+            self._cancelled.clear()  # it was for what is over
+        elif now > self._looked_at + LOOK_SECONDS:
+            self._looked_at = now
+            with contextlib.suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+
+    def _read(self, flags: int = 0) -> bool:
+        """Take in some of what has come; false at the end."""
+        target = self._reader.target
+        count = self._channel.recv_into(self._buffer if target is None else target, 0, flags)
+        if target is None:
+            self.take(self._reader.feed(self._buffer[:count]))
+        else:
+            self.take(self._reader.filled(count))
+        return count > 0
+
+    def take(self, messages: list[Message]) -> None:
+        """Queue what these messages ask for."""
+        for message in messages:
+            match message:
+                case Tasks(node, run):
+                    self._queue.extend(
+                        Task(node, task, number, (data,)) for task, number, data in run
+                    )
+                case Task() | Init():
+                    self._queue.append(message)
+                case Cancel(_, task, attempt):
+                    self._cancelled.add((task, attempt))
 
     def _begin(self, message: Init) -> Message:
         self._job_seed = message.seed
