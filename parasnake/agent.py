@@ -29,7 +29,6 @@ from parasnake.core.messages import (
     Message,
     Result,
     Results,
-    gathered,
 )
 from parasnake.core.pauses import Pauses
 from parasnake.core.session import Session
@@ -350,7 +349,7 @@ class Agent:
 
     def _from_worker(self, node: NodeKey, messages: list[Message]) -> None:
         now = self._loop.now()
-        for message in gathered(node, messages):
+        for message in messages:
             self._crew.worker_message(node, message, now)
             if isinstance(message, Result):
                 self._computed += 1

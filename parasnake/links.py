@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
-from .core.messages import FROM_WORKER, Buffer, Message, MessageReader, encode
+from .core.messages import AnswerReader, Buffer, Message, encode
 from .core.session import Session
 from .errors import ProtocolError, RefusedError
 from .loop import READ, WRITE, Loop
@@ -259,7 +259,7 @@ class Channel(Link):
     def __init__(
         self, loop: Loop, sock: socket.socket, *, on_messages: OnMessages, on_end: OnEnd
     ) -> None:
-        self._reader = MessageReader(FROM_WORKER)
+        self._reader = AnswerReader()
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 

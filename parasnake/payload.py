@@ -122,6 +122,18 @@ def dumps(obj: object, *, name: str = "data") -> Payload:
     return sink.payload()
 
 
+def parts_of(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
+    """Serialise an object that stays as it is until it has been sent.
+
+    Raises
+    ------
+    PayloadError: as ``dumps``
+    """
+    if type(obj) in _SMALL_TYPES:
+        return (pickle.dumps(obj, _PROTOCOL),)
+    return tuple(dumps(obj, name=name).parts)
+
+
 def wire_form(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
     """Serialise an object for good: what becomes of it later changes nothing.
 

@@ -44,6 +44,10 @@ LOOK_SECONDS = 0.001
 """A worker that has more to do looks so often whether some of it has been cancelled."""
 
 
+Item = tuple[TaskId, Attempt, Buffer]
+"""A task in a worker's queue: which one, which attempt, and its serialised data."""
+
+
 class WorkerChannel(Protocol):
     """What a worker needs of its channel; a blocking socket has it."""
 
@@ -92,7 +96,7 @@ class Worker:
         self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._queue: deque[Task | Init] = deque()
+        self._queue: deque[Item | Init] = deque()
         self._cancelled: set[tuple[TaskId, Attempt]] = set()
         self._looked_at = 0.0
 
@@ -101,16 +105,18 @@ class Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while self._queue or self._read():
                 if self._queue:
-                    _send(self._channel, self._answer(self._queue.popleft()))
+                    _send(self._channel, self.answer(self._queue.popleft()))
                     self._look()
 
-    def _answer(self, message: Task | Init) -> Message:
-        if isinstance(message, Init):
-            return self._begin(message)
-        if self._cancelled and (message.task, message.attempt) in self._cancelled:
-            self._cancelled.remove((message.task, message.attempt))
-            return Dropped(self._node, message.task, message.attempt)
-        return self._compute(message)
+    def answer(self, item: Item | Init) -> Message:
+        """Do what one of these in the queue asks for."""
+        if isinstance(item, Init):
+            return self._begin(item)
+        task, attempt, data = item
+        if self._cancelled and (task, attempt) in self._cancelled:
+            self._cancelled.remove((task, attempt))
+            return Dropped(self._node, task, attempt)
+        return self._compute(task, attempt, data)
 
     def _look(self) -> None:
         """Take in what has come meanwhile: some of what waits here may be cancelled."""
@@ -136,11 +142,11 @@ class Worker:
         """Queue what these messages ask for."""
         for message in messages:
             match message:
-                case Tasks(node, run):
-                    self._queue.extend(
-                        Task(node, task, number, (data,)) for task, number, data in run
-                    )
-                case Task() | Init():
+                case Tasks(_, run):
+                    self._queue += run
+                case Task(_, task, attempt, payload):
+                    self._queue.append((task, attempt, payload[0] if payload else b""))
+                case Init():
                     self._queue.append(message)
                 case Cancel(_, task, attempt):
                     self._cancelled.add((task, attempt))
@@ -159,20 +165,17 @@ class Worker:
             return NodeBroken(self._node, hook + last_line(error), of_user_code(error))
         return Ready(self._node)
 
-    def _compute(self, task: Task) -> Message:
+    def _compute(self, task: TaskId, attempt: Attempt, wire: Buffer) -> Message:
+        named = self._node, task, attempt
         try:
-            data = payload.loads(task.payload[0])
+            data = payload.loads(wire)
         except UnreadablePayload as error:
             reason = f"its data cannot be rebuilt on the node: {_unreadable(error)}"
-            return self._failure(
-                task, 0.0, FailureKind.UNREADABLE_DATA, reason, error, module=error.module
-            )
+            failure = _failure(named, 0.0, FailureKind.UNREADABLE_DATA, reason, error)
+            return failure._replace(module=error.module or "")
         except PayloadError as error:
-            return self._failure(task, 0.0, FailureKind.UNREADABLE_DATA, str(error), error)
-        return self._process(task, data)
-
-    def _process(self, task: Task, data: object) -> Message:
-        seed = task_seed(self._job_seed, task.task) if self._wants_seed else None
+            return _failure(named, 0.0, FailureKind.UNREADABLE_DATA, str(error), error)
+        seed = task_seed(self._job_seed, task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
             result = self._hooks.process(
@@ -180,29 +183,23 @@ class Worker:
             )
         except Exception as error:
             seconds = time.perf_counter() - begin
-            return self._failure(task, seconds, FailureKind.EXCEPTION, last_line(error), error)
+            return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)
         seconds = time.perf_counter() - begin
         try:
-            parts = tuple(payload.dumps(result, name="result").parts)
+            return Result(*named, seconds, payload.parts_of(result, name="result"))
         except PayloadError as error:
             reason = f"its result cannot be sent: {error}"
-            return self._failure(task, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)
-        return Result(self._node, task.task, task.attempt, seconds, parts)
+            return _failure(named, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)
 
-    def _failure(
-        self,
-        task: Task,
-        seconds: float,
-        kind: FailureKind,
-        reason: str,
-        error: Exception,
-        *,
-        module: str = "",
-    ) -> Failure:
-        text = of_user_code(error)
-        return Failure(
-            self._node, task.task, task.attempt, seconds, kind, reason, text, module or ""
-        )
+
+def _failure(
+    named: tuple[NodeKey, TaskId, Attempt],
+    seconds: float,
+    kind: FailureKind,
+    reason: str,
+    error: Exception,
+) -> Failure:
+    return Failure(*named, seconds, kind, reason, of_user_code(error), "")
 
 
 def _send(channel: WorkerChannel, message: Message) -> None:

@@ -2,8 +2,9 @@
 
 A message is a header (kind, one byte; length of what follows, eight bytes, big-endian), fields of
 fixed size, texts (each four bytes of length and UTF-8), and for some kinds a payload, which is the
-rest, or a run: many small payloads, each with a few numbers. ``LAYOUTS`` below is the whole format. Server and agent exchange messages inside the records of
-a session, agent and worker exchange the same messages in clear over a socket pair.
+rest, or a run: many small payloads, each with a few numbers. ``LAYOUTS`` below is the whole format.
+Server and agent exchange messages inside the records of a session, agent and worker exchange the
+same messages in clear over a socket pair.
 
 Of ``Hello`` the first three fields never change, so that any two versions can refuse each other.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -132,7 +133,7 @@ class Held(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """Worker to agent to server: this attempt was cancelled before it had begun; no answer will come."""
+    """Worker to agent to server: this attempt was cancelled before it had begun."""
 
     node: NodeKey
     task: TaskId
@@ -364,6 +365,10 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     """
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
+    if layout.payload and not layout.texts and len(message[-1]) == 1:  # nearly all are such
+        (part,) = message[-1]
+        head = layout.head.pack(layout.kind, layout.struct.size + len(part), *fixed)
+        return [head + part] if len(part) <= JOIN_LIMIT else [head, part]
     if layout.run is not None:
         run = _join_run(message[-1], layout.run)
         return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
@@ -467,25 +472,6 @@ def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any
     return _make(kind, *fields)
 
 
-def gathered(node: NodeKey, messages: Iterable[Message]) -> Iterator[Message]:
-    """Put small results of one node together that come one after another."""
-    run: list[tuple[TaskId, Attempt, float, Buffer]] = []
-    size = 0
-    for message in messages:
-        small = isinstance(message, Result) and sum(map(len, message.payload)) <= SMALL_PAYLOAD
-        if run and (not small or size >= RUN_BYTES):
-            yield Results(node, run)
-            run, size = [], 0
-        if isinstance(message, Result) and small:
-            payload = b"".join(message.payload)
-            run.append((message.task, message.attempt, message.seconds, payload))
-            size += len(payload)
-        else:
-            yield message
-    if run:
-        yield Results(node, run)
-
-
 class MessageReader:
     """Puts messages together from a stream of bytes, however it is cut.
 
@@ -582,6 +568,40 @@ class MessageReader:
         self._long.free[:count] = body[size : size + count]
         messages += self.filled(count)
         return size + count
+
+
+class AnswerReader(MessageReader):
+    """Reads what a worker writes; small results that come at one time come out as ``Results``."""
+
+    def __init__(self) -> None:
+        super().__init__(FROM_WORKER)
+
+    def _parse(self, view: memoryview, messages: list[Any]) -> int:
+        used = 0
+        while count := _gather(view[used:], messages):
+            used += count
+        return used + super()._parse(view[used:], messages)
+
+
+def _gather(view: memoryview, messages: list[Any]) -> int:
+    """Append the small results with which ``view`` begins, as one; return how many bytes they took."""
+    layout = LAYOUTS[Result]
+    unpack, head_bytes = layout.head.unpack_from, layout.head.size
+    data = bytes(view[:RUN_BYTES])
+    run: list[tuple[TaskId, Attempt, float, Buffer]] = []
+    end = 0
+    while end + head_bytes <= len(data):
+        kind, length, node, task, attempt, seconds = unpack(data, end)
+        start, stop = end + head_bytes, end + HEADER.size + length
+        if kind != layout.kind or stop > len(data) or stop - start > SMALL_PAYLOAD:
+            break
+        if not 0 <= seconds < math.inf:
+            raise MessageError("a Result message has a time that cannot be")
+        run.append((task, attempt, seconds, data[start:stop]))
+        end = stop
+    if run:
+        messages.append(Results(node, run))
+    return end
 
 
 class _LongMessage:
