@@ -171,6 +171,7 @@ class Agent:
         self._told_waiting = False
         self._answer_timer: Timer | None = None
         self._paused = False
+        self._resting: list[Channel] = []
         self._computed = 0
         self._over = False
         self._stopped = False
@@ -359,10 +360,18 @@ class Agent:
 
     def _rest(self, node: NodeKey, results: int) -> None:
         """Leave a worker that answers fast alone for a moment: then more answers come at a time."""
-        if results >= MANY_RESULTS:
-            channel = self._posts[node].channel
-            channel.pause(True)
-            self._loop.call_in(REST_SECONDS, lambda: channel.pause(self._paused))
+        if results < MANY_RESULTS:
+            return
+        channel = self._posts[node].channel
+        channel.pause(True)
+        if not self._resting:
+            self._loop.call_in(REST_SECONDS, self._rested)
+        self._resting.append(channel)
+
+    def _rested(self) -> None:
+        for channel in self._resting:
+            channel.pause(self._paused)
+        self._resting.clear()
 
     def _beat(self) -> None:
         if self._connection is not None:

@@ -49,6 +49,9 @@ RAW_BYTES = 64 * 1024
 SMALL_BUFFER_BYTES = 4096
 """Buffers below this size go into the pickle: a copy is cheaper than a part of its own."""
 
+JOINED_BYTES = 4096
+"""What is no larger than this becomes one part."""
+
 ALIGNMENT_BYTES = 64
 
 _PROTOCOL = 5
@@ -123,7 +126,7 @@ def dumps(obj: object, *, name: str = "data") -> Payload:
 
 
 def parts_of(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
-    """Serialise an object that stays as it is until it has been sent.
+    """Serialise an object that stays as it is until it has been sent; a small one becomes one part.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def parts_of(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ..
     """
     if type(obj) in _SMALL_TYPES:
         return (pickle.dumps(obj, _PROTOCOL),)
-    return tuple(dumps(obj, name=name).parts)
+    return _joined(dumps(obj, name=name))
 
 
 def wire_form(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
@@ -143,7 +146,14 @@ def wire_form(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, .
     """
     if type(obj) in _SMALL_TYPES:
         return (pickle.dumps(obj, _PROTOCOL),)
-    return tuple(dumps(obj, name=name).detached().parts)
+    return _joined(dumps(obj, name=name).detached())
+
+
+def _joined(payload: Payload) -> tuple[memoryview | bytes, ...]:
+    parts = payload.parts
+    if len(parts) > 1 and payload.size <= JOINED_BYTES:
+        return (b"".join(parts),)
+    return tuple(parts)
 
 
 def loads(buffer: Any) -> Any:
@@ -166,7 +176,10 @@ def loads(buffer: Any) -> Any:
     PayloadError: the bytes are damaged or incomplete.
     """
     if type(buffer) is bytes and buffer[:1] == _ONLY_PICKLE:
-        return _unpickle(buffer, ())
+        try:
+            return pickle.loads(buffer)
+        except Exception as error:
+            return _read_again(buffer, (), error)
     wire = memoryview(buffer).cast("B")
     if not wire:
         raise PayloadError("damaged payload: it is empty")

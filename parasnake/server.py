@@ -627,7 +627,7 @@ class Server:
                 self._refuse(step.node, data, error)
                 return
             given.append((parts, data))
-            size += sum(map(len, parts))
+            size += len(parts[0])
             if size > ASK_BYTES or self._loop.now() > until:
                 break
         self._give(step.node, given)
@@ -690,7 +690,10 @@ class Server:
                 self.give_up(task, self._task_failed(task, node, reason, of_user_code(error)))
                 return
             node_id = self._id_for(hook, task.owner)
-            self._call(hook, result=result, data=task.data, node_id=node_id)
+            try:
+                hook(result=result, data=task.data, node_id=node_id)
+            except Exception as error:
+                raise HookError(hook.name) from error
         self._tally.merged += 1
         self._tally.process_seconds += seconds
 

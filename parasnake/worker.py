@@ -28,6 +28,7 @@ from parasnake.core.messages import (
     Message,
     MessageReader,
     NodeBroken,
+    Parts,
     Ready,
     Result,
     Task,
@@ -44,7 +45,7 @@ LOOK_SECONDS = 0.001
 """A worker that has more to do looks so often whether some of it has been cancelled."""
 
 
-Item = tuple[TaskId, Attempt, Buffer]
+Item = tuple[TaskId, Attempt, Parts]
 """A task in a worker's queue: which one, which attempt, and its serialised data."""
 
 
@@ -112,11 +113,11 @@ class Worker:
         """Do what one of these in the queue asks for."""
         if isinstance(item, Init):
             return self._begin(item)
-        task, attempt, data = item
+        task, attempt, wire = item
         if self._cancelled and (task, attempt) in self._cancelled:
             self._cancelled.remove((task, attempt))
             return Dropped(self._node, task, attempt)
-        return self._compute(task, attempt, data)
+        return self._compute(task, attempt, wire)
 
     def _look(self) -> None:
         """Take in what has come meanwhile: some of what waits here may be cancelled."""
@@ -145,7 +146,7 @@ class Worker:
                 case Tasks(_, run):
                     self._queue += run
                 case Task(_, task, attempt, payload):
-                    self._queue.append((task, attempt, payload[0] if payload else b""))
+                    self._queue.append((task, attempt, payload))
                 case Init():
                     self._queue.append(message)
                 case Cancel(_, task, attempt):
@@ -165,10 +166,10 @@ class Worker:
             return NodeBroken(self._node, hook + last_line(error), of_user_code(error))
         return Ready(self._node)
 
-    def _compute(self, task: TaskId, attempt: Attempt, wire: Buffer) -> Message:
+    def _compute(self, task: TaskId, attempt: Attempt, wire: Parts) -> Message:
         named = self._node, task, attempt
         try:
-            data = payload.loads(wire)
+            data = payload.loads(wire[0])
         except UnreadablePayload as error:
             reason = f"its data cannot be rebuilt on the node: {_unreadable(error)}"
             failure = _failure(named, 0.0, FailureKind.UNREADABLE_DATA, reason, error)

@@ -46,7 +46,7 @@ from .tasks import digest_of
 MAX_FAILED_STARTS = 3
 """An agent gives up when this many workers in a row ended before they were ready."""
 WORTH_ENDING_S = 0.1
-"""A worker is not ended for what it computes in vain if its tasks take less: a new one costs as much."""
+"""A worker whose tasks take less is not ended for what it computes in vain: a new one costs as much."""
 SMOOTHING = 0.2
 """Weight of the newest tasks in the mean of a worker."""
 
@@ -73,7 +73,7 @@ class Sent(NamedTuple):
         message = self.message
         if isinstance(message, Results):
             for (task, attempt, seconds, payload), data in zip(message.run, self.data, strict=True):
-                result = Result(self.node, task, attempt, seconds, (payload,))
+                result = Result(self.node, task, attempt, seconds, payload)
                 yield (task, attempt), Answer(result, data)
         else:
             yield (message.task, message.attempt), Answer(message, self.data[0])
@@ -232,7 +232,7 @@ class Crew:
             return
         if isinstance(message, Tasks):
             self._tasks(
-                message, {(task, attempt): (data,) for task, attempt, data in message.run}, now
+                message, {(task, attempt): data for task, attempt, data in message.run}, now
             )
             return
         match message:

@@ -18,7 +18,6 @@ from .messages import (
     RUN_BYTES,
     SMALL_PAYLOAD,
     AskInit,
-    Buffer,
     Cancel,
     Dropped,
     Failure,
@@ -45,7 +44,7 @@ from .messages import (
     Welcome,
 )
 from .scheduler import Scheduler
-from .tasks import MAX_DEPTH, Assign, Holding, Loss, Node, Policy, Withdraw
+from .tasks import MAX_DEPTH, Assign, Holding, Loss, Policy, Withdraw
 from .tasks import Step as SchedulerStep
 
 HEARTBEATS_PER_TIMEOUT = 3
@@ -268,23 +267,23 @@ class Farm:
         if not peer.welcomed and not isinstance(message, Goodbye):
             raise MessageError(f"{type(message).__name__} before the welcome")
         if isinstance(message, Results):
-            self._results(peer, message.node, [(t, a, s, (p,)) for t, a, s, p in message.run])
+            self._results(peer, message.node, message.run)
         elif isinstance(message, Result):
             self._results(peer, message.node, [message[1:]])
         else:
             self._other(peer, message)
 
     def _results(
-        self, peer: Peer, node: NodeKey, answers: list[tuple[TaskId, Attempt, float, Parts]]
+        self,
+        peer: Peer,
+        node: NodeKey,
+        answers: Sequence[tuple[TaskId, Attempt, float, Parts]],
     ) -> None:
         self._own(peer, node)
-        size = 0
-        for task, _, _, payload in answers:
-            if not payload or not payload[0]:
-                raise MessageError("a result without a payload")
-            size += self.scheduler.size_of(task) + sum(map(len, payload))
+        if not all(payload and len(payload[0]) for *_, payload in answers):
+            raise MessageError("a result without a payload")
+        _, size = self.scheduler.results(node, answers)
         self._answered(peer, len(answers), size)
-        self.scheduler.results(node, answers)
 
     def _other(self, peer: Peer, message: Message) -> None:
         match message:
@@ -491,30 +490,31 @@ class Farm:
             return self._steps.popleft()
         step = self.scheduler.next_step() if self._quit is None else None
         if isinstance(step, Assign):
-            return self.sending([step])[0]
+            return self.sending(step)[0]
         if isinstance(step, Withdraw):
             return Send(step.node.peer, Cancel(step.node.key, step.task, step.attempt))
         return step
 
     @staticmethod
-    def sending(assignments: Sequence[Assign]) -> list[Send]:
-        """Turn assignments to one node into the messages that carry them: few, if tasks are small."""
-        node = assignments[0].node
+    def sending(assign: Assign) -> list[Send]:
+        """Turn an assignment into the messages that carry it: few, if its tasks are small."""
+        node, assigned = assign
         sends: list[Send] = []
-        run: list[tuple[TaskId, Attempt, Buffer]] = []
+        run: list[tuple[TaskId, Attempt, Parts]] = []
         size = 0
-        for _, task, attempt in assignments:
-            if task.size > SMALL_PAYLOAD or len(assignments) == 1:
-                sends += _sends(node, run)
-                sends.append(Send(node.peer, Task(node.key, task.id, attempt, task.payload)))
+        for task in assigned:
+            if run and (task.size > SMALL_PAYLOAD or size >= RUN_BYTES):
+                sends.append(Send(node.peer, Tasks(node.key, run)))
                 run, size = [], 0
-                continue
-            run.append((task.id, attempt, joined(task.payload)))
-            size += task.size
-            if size >= RUN_BYTES:
-                sends += _sends(node, run)
-                run, size = [], 0
-        return sends + _sends(node, run)
+            if task.size > SMALL_PAYLOAD or len(assigned) == 1:
+                message = Task(node.key, task.id, task.newest, task.payload)
+                sends.append(Send(node.peer, message))
+            else:
+                run.append((task.id, task.newest, task.payload))
+                size += task.size
+        if run:
+            sends.append(Send(node.peer, Tasks(node.key, run)))
+        return sends
 
     def give(self, pieces: Iterable[tuple[Parts, object]]) -> list[Send]:
         """Answer to ``AskData``: so many new tasks; returns the messages to send."""
@@ -528,15 +528,6 @@ class Farm:
         self._steps = deque(step for step in self._steps if not isinstance(step, CallInit))
         self._steps += [Send(peer_id, self._quit) for peer_id in self._peers]
         return dropped
-
-
-def _sends(node: Node, run: list[tuple[TaskId, Attempt, Buffer]]) -> list[Send]:
-    return [Send(node.peer, Tasks(node.key, run))] if run else []
-
-
-def joined(payload: Parts) -> Buffer:
-    """Return a small payload as one piece."""
-    return payload[0] if len(payload) == 1 else b"".join(payload)
 
 
 def as_last_lines(output: str) -> str:

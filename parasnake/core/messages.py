@@ -97,7 +97,7 @@ class Results(NamedTuple):
     """Worker to agent to server: what ``Result`` says, of several small results of one node."""
 
     node: NodeKey
-    run: Sequence[tuple[TaskId, Attempt, float, Buffer]]
+    run: Sequence[tuple[TaskId, Attempt, float, Parts]]
     """Task, attempt, seconds, payload."""
 
 
@@ -218,7 +218,7 @@ class Tasks(NamedTuple):
     """Server to agent to worker: compute these, each of them small, in this order."""
 
     node: NodeKey
-    run: Sequence[tuple[TaskId, Attempt, Buffer]]
+    run: Sequence[tuple[TaskId, Attempt, Parts]]
     """Task, attempt, payload."""
 
 
@@ -383,8 +383,8 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
 
 def _join_run(items: Sequence[tuple[Any, ...]], fields: Struct) -> bytes:
     pack = fields.pack
-    table = [pack(*item[:-1], len(item[-1])) for item in items]
-    return b"".join([_COUNT.pack(len(items)), *table, *[item[-1] for item in items]])
+    table = [pack(*numbers, len(payload)) for *numbers, (payload,) in items]
+    return b"".join([_COUNT.pack(len(items)), *table, *[item[-1][0] for item in items]])
 
 
 def _split_run(kind: type[Any], data: bytes, layout: Layout) -> list[tuple[Any, ...]]:
@@ -400,7 +400,7 @@ def _split_run(kind: type[Any], data: bytes, layout: Layout) -> list[tuple[Any, 
     items: list[tuple[Any, ...]] = []
     for *numbers, length in fields.iter_unpack(data[_COUNT.size : end]):
         start, end = end, end + length
-        items.append((*numbers, data[start:end]))
+        items.append((*numbers, (data[start:end],)))
     if end != len(data):
         raise MessageError(f"the payloads of a {kind.__name__} message are not as long as it says")
     if layout.run_has_times and not all(0 <= item[-2] < math.inf for item in items):
@@ -588,7 +588,7 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
     layout = LAYOUTS[Result]
     unpack, head_bytes = layout.head.unpack_from, layout.head.size
     data = bytes(view[:RUN_BYTES])
-    run: list[tuple[TaskId, Attempt, float, Buffer]] = []
+    run: list[tuple[TaskId, Attempt, float, Parts]] = []
     end = 0
     while end + head_bytes <= len(data):
         kind, length, node, task, attempt, seconds = unpack(data, end)
@@ -597,7 +597,7 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
             break
         if not 0 <= seconds < math.inf:
             raise MessageError("a Result message has a time that cannot be")
-        run.append((task, attempt, seconds, data[start:stop]))
+        run.append((task, attempt, seconds, (data[start:stop],)))
         end = stop
     if run:
         messages.append(Results(node, run))

@@ -380,18 +380,17 @@ class Scheduler:
 
     # ---- new data
 
-    def give(self, pieces: Iterable[tuple[Parts, object]]) -> list[Assign]:
+    def give(self, pieces: Iterable[tuple[Parts, object]]) -> Assign:
         """Answer to ``AskData``: new tasks, each of serialised data and the data itself.
 
         They are to be sent to the node that was asked for.
         """
-        node = self._nodes[self._asked_for()]
         tasks = [self._new_task(payload, data) for payload, data in pieces]
-        self._tasks.update((task.id, task) for task in tasks)
-        if self._policy.by_node:
-            for task in tasks:
+        for task in tasks:
+            self._tasks[task.id] = task
+            if self._policy.by_node:
                 self._remember(task)
-        return self._assign(node, tasks)
+        return self._assign(self._nodes[self._asked_for()], tasks)
 
     def _remember(self, task: OpenTask) -> None:
         again = self._forgotten.take(task.payload)
@@ -492,13 +491,18 @@ class Scheduler:
         self, key: NodeKey, task_id: TaskId, attempt: Attempt, seconds: float, payload: Parts
     ) -> bool:
         """A result has come; false if it is not wanted (late, or a repetition)."""
-        return bool(self.results(key, [(task_id, attempt, seconds, payload)]))
+        return bool(self.results(key, [(task_id, attempt, seconds, payload)])[0])
 
-    def results(self, key: NodeKey, answers: Iterable[tuple[TaskId, Attempt, float, Parts]]) -> int:
-        """Results of one node have come, in its order; returns how many of them are wanted."""
+    def results(
+        self, key: NodeKey, answers: Iterable[tuple[TaskId, Attempt, float, Parts]]
+    ) -> tuple[int, int]:
+        """Results of one node have come, in its order.
+
+        Returns how many of them are wanted, and how many bytes these are with their data.
+        """
         node = self._nodes.get(key)
         if node is None:
-            return 0
+            return 0, 0
         count, total_seconds, total_size = 0, 0.0, 0
         for task_id, attempt, seconds, payload in answers:
             task = self._finish_attempt(node, task_id, attempt)
@@ -516,7 +520,7 @@ class Scheduler:
                 self._suspects.succeeded(node.peer)
             self._stragglers.results_came(count, total_seconds, self.now)
         self._refresh(node)
-        return count
+        return count, total_size
 
     def failure(
         self,
@@ -588,7 +592,7 @@ class Scheduler:
                 task = self._waiting_for(node)
                 if task is not None:
                     self._waiting.discard(task)
-                    return self._assign(node, [task])[0]
+                    return self._assign(node, [task])
         if not self._exhausted and not self._dry and not self._order.is_full:
             for node in self._hungry_nodes():
                 if node.owes is None and node.key not in self._dry_nodes:
@@ -636,18 +640,16 @@ class Scheduler:
     def _nearness(task: OpenTask, node: Node) -> int:
         return (node.key in task.tried) + (node.peer in task.tried)
 
-    def _assign(self, node: Node, tasks: list[OpenTask]) -> list[Assign]:
+    def _assign(self, node: Node, tasks: list[OpenTask]) -> Assign:
         if not node.open:
             node.begun_at = self.now
-        key, sent, assignments = node.key, node.open, []
         for task in tasks:
-            sent[task.id] = attempt = Attempt(task.attempts)
+            node.open[task.id] = Attempt(task.attempts)
             task.attempts += 1
-            task.taken_by(key)
-            assignments.append(Assign(node, task, attempt))
+            task.taken_by(node.key)
         self._refresh(node)
         self._stragglers.watch(self.now)
-        return assignments
+        return Assign(node, tasks)
 
     # ---- sharing
 
@@ -662,7 +664,7 @@ class Scheduler:
                 continue
             self._nodes[task.running].leaving.add(task.id)
             self._in_vain.append((task.running, task.id))
-            return self._assign(node, [task])[0]
+            return self._assign(node, [task])
         return None
 
     def _plan_moves(self) -> None:
@@ -691,7 +693,7 @@ class Scheduler:
                 continue
             node = self._second_node(task, self._nodes[task.running])
             if node is not None:
-                return self._assign(node, [task])[0]
+                return self._assign(node, [task])
         due.clear()
         return None
 

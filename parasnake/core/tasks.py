@@ -59,6 +59,11 @@ class OpenTask:
     lost_with: frozenset[NodeKey] = frozenset()
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
 
+    @property
+    def newest(self) -> Attempt:
+        """The number of its newest attempt."""
+        return Attempt(self.attempts - 1)
+
     def taken_by(self, key: NodeKey) -> None:
         """A node has it (too)."""
         if self.running is None:
@@ -139,11 +144,10 @@ class Holding(NamedTuple):
 
 
 class Assign(NamedTuple):
-    """Step: send this task to this node."""
+    """Step: send these tasks to this node, each as its newest attempt."""
 
     node: Node
-    task: OpenTask
-    attempt: Attempt
+    tasks: list[OpenTask]
 
 
 class AskData(NamedTuple):
