@@ -59,7 +59,7 @@ END_SECONDS = 1.0
 """How long an idle worker may take to end by itself."""
 OUTPUT_SECONDS = 2.0
 """How long whoever reads the output may take for the rest of it."""
-MANY_RESULTS, REST_SECONDS = 8, 0.001
+MANY_RESULTS, REST_SECONDS = 8, 0.002
 """A worker that had so many results ready is read again after this time."""
 MAX_UNSENT_BYTES = 1 << 26
 """With more results than this waiting for the network, workers are not read."""

@@ -78,7 +78,7 @@ class Scheduler:
         self._aside = self._suspects.aside
         self._stragglers = Stragglers(wanted=policy.speculate)
         self._sharing = Sharing()
-        self._moves: deque[tuple[OpenTask, NodeKey]] = deque()  # what goes to an idle node
+        self._moves: deque[tuple[OpenTask, NodeKey, NodeKey]] = deque()  # from whom to whom
         self.now = 0.0
         """The time, as far as it was told; it may be set to a later one at any moment."""
         self._asked: NodeKey | None = None
@@ -658,13 +658,11 @@ class Scheduler:
         if not self._moves:
             self._plan_moves()
         while self._moves:
-            task, key = self._moves.popleft()
-            node = self._nodes.get(key)
-            if node is None or task.running is None or task.also:
-                continue
-            self._nodes[task.running].leaving.add(task.id)
-            self._in_vain.append((task.running, task.id))
-            return self._assign(node, [task])
+            task, giver, taker = self._moves.popleft()
+            if task.running == giver and not task.also and taker in self._nodes:
+                self._nodes[giver].leaving.add(task.id)
+                self._in_vain.append((giver, task.id))
+                return self._assign(self._nodes[taker], [task])
         return None
 
     def _plan_moves(self) -> None:
@@ -679,7 +677,7 @@ class Scheduler:
         behind = (self._tasks.get(task_id) for task_id in list(node.open)[:0:-1])
         free = (t for t in behind if t and not t.also and idle.key not in t.tried)
         tasks = list(islice(free, min(count, idle.depth)))
-        self._moves.extend((task, idle.key) for task in reversed(tasks))
+        self._moves.extend((task, node.key, idle.key) for task in reversed(tasks))
         if not tasks:
             self._sharing.put_off(self.now)
 

@@ -13,7 +13,7 @@ from .suspects import MAX_FAILED_TASKS
 
 LOOK_AHEAD_S = 0.01
 """A node is sent tasks for about this long in advance, and for as long as its link takes."""
-MAX_DEPTH = 1024
+MAX_DEPTH = 2048
 """Open tasks of one node at the most."""
 MAX_BYTES_AHEAD = 1 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
