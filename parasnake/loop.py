@@ -20,7 +20,7 @@ from types import FrameType
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
-SCRATCH_BYTES = 1 << 20
+SCRATCH_BYTES = 1 << 22
 MAX_WAIT_S = 86400.0
 """epoll counts milliseconds in 31 bits."""
 

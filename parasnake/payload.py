@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, cast
 
 from .byvalue import ByValue, has_name, made_at_run_time, name_of_remade
+from .core.memory import allocate
 from .errors import PayloadError, UnreadablePayload
 from .places import find_place
 
@@ -90,11 +91,18 @@ class Payload:
 
     def detached(self) -> Payload:
         """Return a payload that shares no memory which could still be changed."""
-        parts = [
-            part if isinstance(part, bytes) or isinstance(part.obj, bytes) else bytes(part)
-            for part in self.parts
-        ]
-        return Payload(parts, self.size)
+        return Payload([_copied(part) for part in self.parts], self.size)
+
+
+def _copied(part: memoryview | bytes) -> memoryview | bytes:
+    """Return what nobody else can change: the part itself, or a copy."""
+    if isinstance(part, bytes) or isinstance(part.obj, bytes):
+        return part
+    if len(part) < RAW_BYTES:
+        return bytes(part)
+    copy = allocate(len(part))
+    copy[:] = part
+    return copy
 
 
 def dumps(obj: object, *, name: str = "data") -> Payload:

@@ -68,6 +68,8 @@ Method = Literal["fork", "spawn"]
 _BOOT_TIMEOUT_S = 60.0
 # Only a process that the kernel cannot wake up (a dead network disk) outlives SIGKILL by that.
 _CLOSE_TIMEOUT_S = 10.0
+# So much may be on its way between an agent and a worker, if the system allows it.
+_CHANNEL_BYTES = 1 << 20
 
 
 class Child:
@@ -276,6 +278,8 @@ def start(
     )
     memory_watch = MemoryWatch()
     parent_end, child_end = socket.socketpair()
+    for end in (parent_end, child_end):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
     pipes = None
     try:
         with child_end, _parents_signals_held_back():

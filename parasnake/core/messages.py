@@ -12,7 +12,6 @@ Of ``Hello`` the first three fields never change, so that any two versions can r
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..errors import MessageError
 from .ids import Attempt, JobId, NodeKey, TaskId
+from .memory import allocate
 
 PROTOCOL_VERSION = 1
 
@@ -610,21 +610,11 @@ class _LongMessage:
     def __init__(self, kind: type[Any], head: tuple[Any, ...], length: int) -> None:
         self._kind = kind
         self._head = head
-        self._buffer = _allocate(length)
+        try:
+            self._buffer = allocate(length)
+        except MemoryError as error:
+            raise MessageError(f"a message claims {length} bytes: no memory for it") from error
         self.free = self._buffer
 
     def finish(self) -> Any:
         return _make(self._kind, *self._head[:-1], (self._buffer,))
-
-
-def _allocate(size: int) -> memoryview:
-    """Return zeroed memory that costs nothing before it is written to, where the system can.
-
-    A ``bytearray`` would write half a gigabyte of zeros first.
-    """
-    try:
-        if hasattr(mmap, "MAP_ANONYMOUS"):
-            return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        return memoryview(bytearray(size))
-    except (MemoryError, OSError, OverflowError, ValueError) as error:
-        raise MessageError(f"a message claims {size} bytes: no memory for it") from error

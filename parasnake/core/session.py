@@ -44,6 +44,9 @@ A handshake message begins with 32 random bytes; one in 200 million looks like t
 the greeting of an SSH server, which then waits for ours, is no shorter.
 """
 
+READ_BYTES = 1 << 22
+"""Bytes that are worth reading at a time: records that are whole then need not be copied."""
+
 GATHER_BYTES = 1 << 18
 """Small messages share a record of up to this many bytes."""
 
@@ -110,7 +113,7 @@ class Session:
             return HANDSHAKE_BYTES - len(self._received)
         if self._state is State.PROOF:
             return OVERHEAD - len(self._received)
-        return 0 if self._state is State.BROKEN else MAX_PLAINTEXT
+        return 0 if self._state is State.BROKEN else READ_BYTES
 
     @property
     def space(self) -> memoryview | None:
