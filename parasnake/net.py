@@ -26,8 +26,9 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 8
 """A peer whose kernel answers no probe is gone: that is noticed after three minutes of silence."""
 
 KEEPALIVE_SECONDS = KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES
-_TCP_INFO = struct.Struct("=HBB52xI")
-"""Of Linux: tcpi_retransmits, tcpi_probes and, at byte 56, tcpi_last_ack_recv in milliseconds."""
+_TCP_INFO = struct.Struct("=HBB52xI8xI")
+"""Of Linux: tcpi_retransmits, tcpi_probes, at byte 56 tcpi_last_ack_recv in milliseconds, and at byte
+68 tcpi_rtt in microseconds."""
 
 
 def prepare(sock: socket.socket) -> None:
@@ -52,14 +53,24 @@ def unheard_seconds(sock: socket.socket) -> float:
     Keepalive does not notice a cut cable while something is on its way, such as a heartbeat: then TCP
     only sends that again, for a quarter of an hour or more.
     """
+    retransmits, probes, last_heard_ms, _ = _tcp_info(sock)
+    return last_heard_ms / 1000 if retransmits or probes else 0.0
+
+
+def round_trip_seconds(sock: socket.socket) -> float:
+    """Tell how long bytes and their acknowledgement take; 0.0 where the system does not tell."""
+    return _tcp_info(sock)[-1] / 1_000_000
+
+
+def _tcp_info(sock: socket.socket) -> tuple[int, int, int, int]:
     if not hasattr(socket, "TCP_INFO"):
-        return 0.0
+        return 0, 0, 0, 0
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        _, retransmits, probes, last_heard_ms = _TCP_INFO.unpack(info)
+        _, retransmits, probes, last_heard_ms, round_trip_us = _TCP_INFO.unpack(info)
     except (OSError, struct.error):  # not TCP, or another layout
-        return 0.0
-    return last_heard_ms / 1000 if retransmits or probes else 0.0
+        return 0, 0, 0, 0
+    return retransmits, probes, last_heard_ms, round_trip_us
 
 
 def address_text(address: Sequence[object]) -> str:

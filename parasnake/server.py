@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from parasnake import __version__, payload
+from parasnake import __version__, net, payload
 from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
@@ -552,7 +552,8 @@ class Server:
         """A peer has proven that it holds the key."""
         self._connections[peer] = connection
         connection.pause(self._paused)
-        self._farm.connected(peer, address, self._loop.now())
+        delay = net.round_trip_seconds(connection.raw)
+        self._farm.connected(peer, address, self._loop.now(), delay=delay)
 
     def heard(self, peer: PeerId) -> None:
         """It lives."""

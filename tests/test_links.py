@@ -24,6 +24,7 @@ from parasnake.core.messages import (
     QuitKind,
     Ready,
     Result,
+    Results,
     Task,
     encode,
 )
@@ -179,6 +180,12 @@ def result(number: int, data: bytes) -> Result:
 def data_of(message: Message) -> bytes:
     assert isinstance(message, Task | Result)
     return b"".join(message.payload)
+
+
+def singly(message: Message) -> list[Message]:
+    if not isinstance(message, Results):
+        return [message]
+    return [Result(message.node, *answer) for answer in message.run]
 
 
 def reset(link: Link) -> None:
@@ -543,8 +550,13 @@ class Work:
     heard: Heard
 
     def wait_for(self, count: int) -> list[Message]:
-        wait_for(self.loop, lambda: len(self.heard.messages) >= count)
-        return self.heard.messages
+        wait_for(self.loop, lambda: len(self.messages) >= count)
+        return self.messages
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the worker has said, one by one."""
+        return [single for message in self.heard.messages for single in singly(message)]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -472,9 +473,18 @@ class TestUnheard:
         ):
             assert net.unheard_seconds(sock) == 0.0
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+    def test_the_kernel_knows_how_far_the_other_side_is(self) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as sock,
+        ):
+            assert 0 < net.round_trip_seconds(sock) < 10
+
     def test_where_nobody_tells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         one, other = socket.socketpair()
         with one, other:
             assert net.unheard_seconds(one) == 0.0
             monkeypatch.delattr(socket, "TCP_INFO")
             assert net.unheard_seconds(other) == 0.0
+            assert net.round_trip_seconds(other) == 0.0

@@ -80,8 +80,6 @@ class Peer:
 
     id: PeerId
     address: str
-    delay: float = 0.0
-    """Seconds that a message and its answer are on their way."""
     hello: Hello | None = None
     nodes: dict[NodeKey, None] = field(default_factory=dict)
     """In the order in which they became ready."""
@@ -96,6 +94,8 @@ class Peer:
     """Of how many it has been told that they are safe."""
     bytes: int = 0
     """Of the results since then, and of their data: what it keeps until it hears more."""
+    delay: float = 0.0
+    """Seconds that a message and its answer are on their way."""
 
     @property
     def name(self) -> str:
@@ -223,7 +223,7 @@ class Farm:
 
     def connected(self, peer_id: PeerId, address: str, now: float, *, delay: float = 0.0) -> None:
         """A connection has been authenticated; a message and its answer take ``delay`` seconds."""
-        self._peers[peer_id] = Peer(peer_id, address, delay)
+        self._peers[peer_id] = Peer(peer_id, address, delay=delay)
         self._heard[peer_id] = now
 
     def heard(self, peer_id: PeerId, now: float) -> None:
