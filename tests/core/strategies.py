@@ -16,6 +16,7 @@ from parasnake.core.messages import (
     PROTOCOL_VERSION,
     AskInit,
     Cancel,
+    Dropped,
     Failure,
     Goodbye,
     Heartbeat,
@@ -30,8 +31,10 @@ from parasnake.core.messages import (
     Ready,
     Refused,
     Result,
+    Results,
     Taken,
     Task,
+    Tasks,
     Want,
     Welcome,
 )
@@ -65,6 +68,7 @@ edge_payloads: st.SearchStrategy[Parts] = st.one_of(
     st.just((pattern(40_000), pattern(70_000), b"", b"end")),
 )
 payloads = small_payloads | edge_payloads
+one_piece = st.binary(min_size=1, max_size=50).map(lambda data: (data,))
 
 
 def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.SearchStrategy[Message]:
@@ -85,6 +89,9 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         Init: [nodes, jobs, payload],
         Task: [nodes, tasks, attempts, payload],
         Cancel: [nodes, tasks, attempts],
+        Dropped: [nodes, tasks, attempts],
+        Tasks: [nodes, st.lists(st.tuples(tasks, attempts, one_piece), max_size=5)],
+        Results: [nodes, st.lists(st.tuples(tasks, attempts, seconds, one_piece), max_size=5)],
         Want: [nodes, tasks, attempts],
         Taken: [tasks],
         Quit: [codes, texts],

@@ -63,7 +63,7 @@ def test_nobody_returns_after_a_restart(ordered: bool) -> None:
     for number in range(NODES):
         scheduler.join(key(NODES + number), PeerId(number))
     steps = [scheduler.next_step() for _ in range(NODES)]
-    assert [step.task.id for step in steps if isinstance(step, Assign)] == list(range(NODES))
+    assert [task.id for step in steps if isinstance(step, Assign) for task in step.tasks] == list(range(NODES))
 
 
 def test_nodes_for_which_there_is_nothing() -> None:
@@ -77,6 +77,7 @@ def test_nodes_for_which_there_is_nothing() -> None:
         assert isinstance(scheduler.next_step(), AskData)
         scheduler.nothing(0.0)
         assert scheduler.next_step() is None
-        scheduler.result(sent.node.key, sent.task.id, sent.attempt, 1.0, (b"result",))
+        (task,) = sent.tasks
+        scheduler.result(sent.node.key, task.id, task.newest, 1.0, (b"result",))
         assert isinstance(scheduler.next_step(), Merge)
-        scheduler.settled(sent.task)
+        scheduler.settled(task)

@@ -337,8 +337,8 @@ class World(RuleBasedStateMachine):
         match step:
             case AskData(node):
                 self.new_data(node)
-            case Assign(node, task, attempt):
-                self.sent(Assign(node, task, attempt))
+            case Assign():
+                self.sent(step)
             case Merge(task, _, _, payload):
                 assert payload == (b"result",)
                 self.end(task.id, task.owner, self.merged)
@@ -376,16 +376,17 @@ class World(RuleBasedStateMachine):
             number = self.data.popleft()
             self.redo = max(0, self.redo - 1)
             assign = self.scheduler.give([(payload_of(number), number)])
-            self.of_task[assign.task.id] = number
+            self.of_task[assign.tasks[0].id] = number
             if self.policy.by_node:
                 self.works_on[node] = number
             self.sent(assign)
 
     def sent(self, assign: Assign) -> None:
-        key, task = assign.node.key, assign.task.id
-        assert task not in self.computers[key].queue
-        self.computers[key].queue[task] = assign.attempt
-        self.sendings.append((key, task, assign.attempt))
+        key = assign.node.key
+        for task in assign.tasks:
+            assert task.id not in self.computers[key].queue
+            self.computers[key].queue[task.id] = task.newest
+            self.sendings.append((key, task.id, task.newest))
 
     def end(self, task: TaskId, owner: NodeKey, ended: list[TaskId]) -> None:
         assert task not in self.merged + self.failed

@@ -95,7 +95,8 @@ class Server:
                 if number is None:
                     self.farm.scheduler.exhaust()
                 else:
-                    self.perform(self.farm.give((str(number).encode(),), number))
+                    for send in self.farm.give([((str(number).encode(),), number)]):
+                        self.perform(send)
             case Merge(task, _, _, payload):
                 root, square = map(int, b"".join(payload).split())
                 assert root not in self.squares
