@@ -597,12 +597,10 @@ class Scheduler:
             for node in self._hungry_nodes():
                 if node.owes is None and node.key not in self._dry_nodes:
                     self._asked = node.key
-                    return AskData(node.key, 1 if self._policy.by_node else self._room(node))
-        if self._idle:
-            if self._stragglers.due and (copy := self._copy_straggler()) is not None:
-                return copy
-            return self._next_move()
-        return None
+                    return AskData(node.key, self._room(node))
+        if self._stragglers.due and (copy := self._copy_straggler()) is not None:
+            return copy
+        return self._next_move() if self._idle else None
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
@@ -786,8 +784,10 @@ class Scheduler:
             self._idle[node.key] = None
         self._sharing.note(node)
 
-    @staticmethod
-    def _room(node: Node) -> int:
+    def _room(self, node: Node) -> int:
+        """How many more tasks it shall get now: one only as long as others have none."""
+        if self._policy.by_node or (node.key in self._idle and len(self._idle) > 1):
+            return 1
         return node.depth - len(node.open) - len(node.unwanted)
 
     def _something_changed(self) -> None:

@@ -15,7 +15,9 @@ LOOK_AHEAD_S = 0.01
 """A node is sent tasks for about this long in advance, and for as long as its link takes."""
 MAX_DEPTH = 2048
 """Open tasks of one node at the most."""
-MAX_BYTES_AHEAD = 1 << 24
+TURNAROUND_S, MAX_PAUSE = 0.0005, 0.01
+"""It has at least one in advance if it had to wait for this share of its time between two others."""
+MAX_BYTES_AHEAD = 3 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
@@ -126,8 +128,9 @@ class Node:
             weight = 1 - (1 - SMOOTHING) ** count
             self.mean_seconds += weight * (seconds - self.mean_seconds)
             self.mean_bytes += weight * (mean_size - self.mean_bytes)
-        ahead = LOOK_AHEAD_S + self.delay
-        by_time = ahead / max(self.mean_seconds, ahead / MAX_DEPTH)
+        by_time = (LOOK_AHEAD_S + self.delay) / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
+        if TURNAROUND_S + self.delay > MAX_PAUSE * self.mean_seconds:
+            by_time = max(by_time, 1.0)
         by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
 

@@ -141,8 +141,8 @@ class Bench:
 
     def perform(self, step: Step) -> list[str]:
         match step:
-            case AskData(node):
-                return [f"ask {letter(node)}", *self.answer(node)]
+            case AskData(node, pieces):
+                return [f"ask {letter(node)}", *self.answer(pieces)]
             case Assign(node, tasks):
                 self.tasks |= {task.id: task for task in tasks}
                 return [f"send {task.id}.{task.newest} to {letter(node.key)}" for task in tasks]
@@ -163,19 +163,25 @@ class Bench:
             case Reclaimed(tasks):
                 return [f"reclaim {tasks}"]
 
-    def answer(self, node: NodeKey) -> list[str]:
-        """Give what ``new_data`` gives to this node."""
+    def answer(self, pieces: int) -> list[str]:
+        """Give what ``new_data`` gives when it is asked up to so many times."""
+        given: list[object] = []
+        while self.data and len(given) < pieces and self.data[0] not in (None, UNSENDABLE):
+            given.append(self.data.popleft())
+        sent = []
+        if given:
+            sent = self.perform(self.scheduler.give([(payload_of(data), data) for data in given]))
+        if len(given) == pieces:
+            return sent
         if not self.data and self.generator:
             self.scheduler.exhaust()
-            return []
-        data = self.data.popleft() if self.data else None
-        if data is None:
+        elif not self.data or self.data[0] is None:
             self.scheduler.nothing(self.now)
-            return []
-        if data is UNSENDABLE:
-            self.scheduler.refuse(data, "no pickle", "traceback")
-            return []
-        return self.perform(self.scheduler.give([(payload_of(data), data)]))
+        else:
+            self.scheduler.refuse(self.data[0], "no pickle", "traceback")
+        if self.data:
+            self.data.popleft()
+        return sent
 
 
 def holding(task: int, data: object, *, attempt: int = 0, finished: bool = False) -> Holding:

@@ -6,6 +6,7 @@ import pytest
 
 from parasnake.core.crew import (
     MAX_FAILED_STARTS,
+    WORTH_ENDING_S,
     Away,
     Crew,
     EndWorker,
@@ -22,6 +23,7 @@ from parasnake.core.messages import (
     PROTOCOL_VERSION,
     AskInit,
     Cancel,
+    Dropped,
     Failure,
     Goodbye,
     Hello,
@@ -35,6 +37,7 @@ from parasnake.core.messages import (
     RefusalKind,
     Refused,
     Result,
+    Results,
     Task,
     Welcome,
 )
@@ -186,20 +189,60 @@ def test_a_worker_whose_task_is_cancelled_is_ended_and_replaced() -> None:
     assert steps(crew) == []
 
 
-def test_one_whose_task_waits_or_is_answered_is_not() -> None:
+def test_nothing_is_to_be_done_about_a_task_that_is_answered_or_was_never_there() -> None:
     crew = at_work()
     crew.message(CANCEL)
-    crew.message(TASK._replace(task=TaskId(2)))
     crew.message(TASK)
-    steps(crew)
-    crew.message(CANCEL)
-    assert steps(crew) == []
-    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
     crew.worker_message(A, RESULT)
     steps(crew)
     crew.message(CANCEL)
+    crew.message(CANCEL._replace(node=B))
     assert steps(crew) == []
-    assert [sending[0] for sending in crew.workers[A].answered] == [2]
+
+
+DROPPED = Dropped(A, TaskId(3), Attempt(1))
+FIRST = TASK._replace(task=TaskId(2))
+
+
+def with_one_cancelled() -> Crew:
+    """Its worker computes task 2, and task 3, which waited for it, has been cancelled."""
+    crew = at_work()
+    crew.message(FIRST)
+    crew.message(TASK)
+    steps(crew)
+    crew.message(CANCEL)
+    assert steps(crew) == [ToWorker(A, CANCEL), ToServer(DROPPED)]
+    return crew
+
+
+def test_a_task_that_waits_is_taken_from_its_worker() -> None:
+    crew = with_one_cancelled()
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    crew.worker_message(A, DROPPED)
+    assert steps(crew) == [ToServer(RESULT._replace(task=TaskId(2)))]
+    with pytest.raises(MessageError):
+        crew.worker_message(A, DROPPED)
+
+
+def test_should_the_worker_have_begun_it_just_then_its_answer_is_not_passed_on() -> None:
+    crew = with_one_cancelled()
+    both = [(TaskId(2), Attempt(1), 0.5, (b"2",)), (TaskId(3), Attempt(1), 0.5, (b"3",))]
+    crew.worker_message(A, Results(A, both))
+    assert steps(crew) == [ToServer(Result(A, *both[0]))]
+    crew.message(TASK._replace(attempt=Attempt(2)))
+    assert steps(crew) == [ToWorker(A, TASK._replace(attempt=Attempt(2)))]
+
+
+def test_a_worker_is_not_ended_for_what_will_not_take_long() -> None:
+    crew = at_work()
+    crew.message(FIRST)
+    crew.worker_message(A, RESULT._replace(task=TaskId(2), seconds=WORTH_ENDING_S / 2), now=1.0)
+    crew.message(TASK, now=1.0)
+    steps(crew)
+    crew.message(CANCEL, now=1.0 + WORTH_ENDING_S / 2)
+    assert steps(crew) == []
+    crew.message(CANCEL, now=1.0 + WORTH_ENDING_S)
+    assert EndWorker(A, NOT_WANTED) in steps(crew)
 
 
 def test_nor_one_that_could_not_be_replaced() -> None:

@@ -256,7 +256,7 @@ def test_bodies_that_are_too_short(kind: type[Message], data: st.DataObject) -> 
     body = to_bytes(message)[HEADER.size :]
     if body:
         length = data.draw(st.integers(0, len(body) - 1))
-        with pytest.raises(MessageError, match=r"too short|ends inside its texts"):
+        with pytest.raises(MessageError, match=r"too short|ends inside its (texts|run)|not as long as it says"):
             read(raw(kind, body[:length]))
 
 
@@ -268,7 +268,7 @@ def test_bodies_that_are_too_short(kind: type[Message], data: st.DataObject) -> 
 @given(data=st.data())
 def test_bodies_that_are_too_long(kind: type[Message], data: st.DataObject) -> None:
     body = to_bytes(data.draw(of_kind(kind, payloads)))[HEADER.size :]
-    with pytest.raises(MessageError, match="too long"):
+    with pytest.raises(MessageError, match=r"too long|not as long as it says"):
         read(raw(kind, body + b"\0"))
 
 

@@ -42,7 +42,7 @@ def test_a_node_that_returns_without_its_task_gets_it_again() -> None:
 def test_several_tasks_are_adopted_in_their_order() -> None:
     bench = Bench("wxyz")
     bench.join("a")
-    bench.result("a", 0, seconds=0.02)
+    bench.result("a", 0, seconds=0.004)
     assert list(bench.scheduler.nodes[key("a")].open) == [1, 2, 3]
     bench.lose("a")
     bench.come_back("a", *(holding(n, "wxyz"[n]) for n in (1, 2, 3)))

@@ -54,7 +54,7 @@ from parasnake.core.records import (
     OVERHEAD,
     Sealer,
 )
-from parasnake.core.session import GATHER_BYTES, REFUSAL, Session, State
+from parasnake.core.session import GATHER_BYTES, READ_BYTES, REFUSAL, Session, State
 from parasnake.errors import (
     HandshakeError,
     MessageError,
@@ -119,7 +119,7 @@ def test_a_server_reads_no_more_than_handshake_and_proof_before_it_knows_its_pee
         assert not server.authenticated
         assert server.receive(bytes([byte])) == []
     assert server.authenticated
-    assert server.read_limit == MAX_PLAINTEXT
+    assert server.read_limit == READ_BYTES
 
 
 def test_what_comes_with_the_handshake_is_not_lost() -> None:

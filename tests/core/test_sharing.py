@@ -1,0 +1,205 @@
+"""What waits behind other tasks on one node goes to a node that has nothing to do."""
+
+from __future__ import annotations
+
+import pytest
+from bench import Bench, key
+
+from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
+from parasnake.core.sharing import PATIENCE_MEANS, WORTH_S
+from parasnake.core.tasks import Loss, Policy
+
+FAST = 0.001
+LONG = 2 * PATIENCE_MEANS * WORTH_S
+
+
+def one_has_all(tasks: int = 8, policy: Policy | None = None) -> Bench:
+    """Node a has all tasks of a job but the first, which took a millisecond."""
+    bench = Bench(range(tasks + 1), policy, generator=True)
+    bench.join("a")
+    bench.result("a", 0, seconds=FAST)
+    assert opened(bench, "a") == list(range(1, tasks + 1))
+    return bench
+
+
+def opened(bench: Bench, name: str) -> list[int]:
+    return list(bench.scheduler.nodes[key(name)].open)
+
+
+def dropped(bench: Bench, name: str, task: int, attempt: int = 0) -> list[str]:
+    bench.scheduler.dropped(key(name), TaskId(task), Attempt(attempt))
+    return bench.work()
+
+
+def moves(bench: Bench, seconds: float = LONG) -> list[str]:
+    """What is done when nobody has answered for so long."""
+    return bench.pass_time(seconds)
+
+
+def test_an_idle_node_gets_half_of_what_waits_behind_a_task_that_takes_long() -> None:
+    bench = one_has_all()
+    assert bench.join("b") == ["ask b"]
+    bench.scheduler.nodes[key("b")].depth = 9
+    sends = [f"send {task}.1 to b" for task in (5, 6, 7, 8)]
+    withdrawals = [f"withdraw {task}.0 from a" for task in (5, 6, 7, 8)]
+    done = moves(bench)
+    assert done == [step for pair in zip(sends, withdrawals, strict=True) for step in pair]
+    assert opened(bench, "b") == [5, 6, 7, 8]
+    assert opened(bench, "a") == [1, 2, 3, 4, 5, 6, 7, 8], "nobody knows yet what it has begun"
+
+
+def test_it_gets_no_more_than_it_may_have() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    assert moves(bench) == ["send 8.1 to b", "withdraw 8.0 from a"]
+
+
+def test_nothing_is_moved_that_will_be_done_in_a_moment() -> None:
+    bench = one_has_all(tasks=4)
+    bench.join("b")
+    assert moves(bench, WORTH_S / 2) == []
+    assert bench.scheduler.deadline == pytest.approx(WORTH_S)
+
+
+def test_many_that_are_known_to_take_some_time_are_shared_at_once() -> None:
+    bench = one_has_all()
+    bench.scheduler.nodes[key("a")].mean_seconds = WORTH_S
+    assert bench.join("b") == ["ask b", "send 8.1 to b", "withdraw 8.0 from a"]
+
+
+def test_a_node_far_away_has_more_time() -> None:
+    bench = Bench(range(9), generator=True)
+    bench.scheduler.join(key("a"), PeerId(0), delay=1.0)
+    bench.work()
+    bench.result("a", 0, seconds=FAST)
+    bench.join("b")
+    assert moves(bench, 1.9) == []
+    assert moves(bench, 0.2) == ["send 8.1 to b", "withdraw 8.0 from a"]
+
+
+def test_what_it_has_not_begun_it_will_not_compute() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    moves(bench)
+    assert dropped(bench, "a", 8) == []
+    assert opened(bench, "a") == [1, 2, 3, 4, 5, 6, 7]
+    assert bench.result("b", 8, 1) == [
+        *["merge 8 of a by b", "send 7.1 to b", "withdraw 7.0 from a"],
+    ]
+
+
+def test_a_result_that_was_on_its_way_counts_and_the_other_node_is_told() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    moves(bench)
+    assert bench.result("a", 8)[:2] == ["merge 8 of a by a", "withdraw 8.1 from b"]
+    assert dropped(bench, "b", 8, 1) == ["send 7.1 to b", "withdraw 7.0 from a"]
+    assert bench.scheduler.running == 7
+
+
+def test_it_is_computed_once_should_both_answer() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    moves(bench)
+    bench.result("b", 8, 1)
+    assert bench.result("a", 8)[:1] != ["merge 8 of a by a"]
+    assert not bench.wanted
+
+
+@pytest.mark.parametrize("first", ["lost", "dropped"])
+def test_nothing_is_lost_with_the_node_that_got_it(first: str) -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    moves(bench)
+    if first == "lost":
+        assert bench.lose("b", Loss.LEFT) == []
+        assert bench.scheduler.waiting == 0, "it may have been begun"
+        dropped(bench, "a", 8)
+    else:
+        dropped(bench, "a", 8)
+        bench.lose("b", Loss.LEFT)
+    assert bench.scheduler.waiting == 1
+    assert (bench.tasks[8].failures, bench.tasks[8].losses) == (0, 0)
+    for task in range(1, 8):
+        done = bench.result("a", task, seconds=FAST)
+    assert "send 8.2 to a" in done or 8 in opened(bench, "a")
+
+
+def test_nothing_is_lost_with_the_node_that_had_it() -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    moves(bench)
+    bench.lose("a", Loss.DIED)
+    assert [bench.tasks[task].failures for task in range(1, 9)] == [1, 0, 0, 0, 0, 0, 0, 0]
+    for task in (8, 1, 2, 3, 4, 5, 6, 7):
+        bench.result("b", task, 1, seconds=FAST)
+    assert bench.scheduler.complete
+
+
+def test_what_was_taken_from_a_node_is_not_charged_with_its_death() -> None:
+    bench = one_has_all(tasks=2)
+    bench.join("b", peer=1)
+    moves(bench)
+    bench.result("a", 1)
+    bench.lose("a", Loss.DIED)
+    assert bench.tasks[2].failures == 0
+
+
+def test_a_plan_that_was_overtaken_is_dropped() -> None:
+    """The node from which tasks were to be taken dies while they are being taken."""
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    bench.scheduler.tick(LONG)
+    assert bench.scheduler.next_step() is not None
+    bench.scheduler.lose(key("a"), Loss.LEFT, "gone")
+    bench.work()
+    assert sorted(opened(bench, "b")) == [1, 2, 3, 4, 5, 6, 7, 8]
+    for task in range(1, 9):
+        bench.result("b", task, bench.tasks[task].newest, seconds=FAST)
+    assert bench.scheduler.complete
+
+
+def test_a_task_does_not_go_where_it_went_wrong() -> None:
+    bench = one_has_all(tasks=2)
+    bench.join("b")
+    bench.tasks[2].tried |= {key("b")}
+    assert moves(bench) == []
+    assert bench.scheduler.deadline == pytest.approx(LONG + WORTH_S)
+
+
+def test_idle_nodes_share_with_each_other() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    moves(bench)
+    assert bench.join("c") == ["send 4.1 to c", "withdraw 4.0 from a"]
+
+
+def test_with_strict_alternation_there_is_nothing_to_share() -> None:
+    bench = Bench("xyz", Policy(by_node=True))
+    bench.join("ab")
+    assert bench.scheduler._sharing.look_at is None
+
+
+def test_new_data_goes_before() -> None:
+    bench = Bench([*range(9), None], generator=False)
+    bench.join("a")
+    bench.result("a", 0, seconds=FAST)
+    bench.data.append("more")
+    assert bench.join("b")[:2] == ["ask b", "send 9.0 to b"]
+
+
+def test_an_answer_of_a_node_that_is_gone_is_nobodys() -> None:
+    bench = one_has_all()
+    bench.scheduler.dropped(NodeKey(b"z" * 16), TaskId(1), Attempt(0))
+    assert dropped(bench, "a", 99) == []
+
+
+def test_it_ends_with_the_job() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.tick(LONG)
+    bench.scheduler.stop()
+    assert bench.work() == []
+    assert bench.scheduler.deadline is None
