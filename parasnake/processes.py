@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -342,6 +341,8 @@ def _spawn(
     *,
     pipes: _Pipes | None,
 ) -> int:
+    import subprocess  # a fork needs none
+
     record = BootRecord(conditions, list(sys.argv), loaded, serialised(entry))
     data = framed(record)
     environment = dict(os.environ)
@@ -370,6 +371,8 @@ def _spawn(
 
 def _interpreter_command(descriptor: int) -> list[str]:
     """A fresh interpreter like this one, with the same import path: our package may be on it."""
+    import subprocess
+
     path = [entry for entry in sys.path if isinstance(entry, str)]
     code = f"import sys; sys.path[:] = {path!a}; from parasnake.child import spawned; "
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
