@@ -46,6 +46,7 @@ from parasnake.isolation import (
     kill_group,
     pool_environment,
     signals_of_the_parent,
+    thread_pool_limit,
 )
 
 __all__ = [
@@ -321,11 +322,13 @@ def _fork(
     closing: Iterable[Closable],
     pipes: _Pipes | None,
 ) -> int:
+    output, size = pipes.theirs if pipes else None, conditions.pool_size
+    limit_pools = thread_pool_limit(size) if size is not None else None
     # What stands in a buffer now would be written twice.
     flush_output()
     pid = os.fork()
     if pid == 0:
-        forked(entry, channel, conditions, closing, pipes.theirs if pipes else None)
+        forked(entry, channel, conditions, closing, output=output, limit_pools=limit_pools)
     # In both processes, so that neither can act before it is done.
     with suppress(OSError):
         os.setpgid(pid, pid)
