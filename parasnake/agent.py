@@ -427,6 +427,7 @@ class Agent:
     def _start_worker(self, step: steps.StartWorker) -> None:
         closing: list[Closable] = [self._loop]
         if self._connection is not None:
+            self._connection.flush()  # a fork takes its time, and a death was told perhaps
             closing.append(self._connection.raw)
         try:
             node, process = self._staff.start(closing)

@@ -11,22 +11,22 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 from parasnake import arguments, cli, instead, keys, logs, script
-from parasnake.agent import Agent, ForkedStaff
-from parasnake.chaos import Chaos, Target, settings_for_chaos
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
 from parasnake.errors import ConfigurationError, HookError
-from parasnake.here import NodeHere
 from parasnake.hooks import HookTable, Role
-from parasnake.local import LOOPBACK, LocalAgent
-from parasnake.server import Helper, Server, Status
-from parasnake.strikes import sizes_of_agents, strikes
-from parasnake.worker import NodeHooks
 
-_Shell: TypeAlias = Server | Agent | NodeHere
+# A shell is imported where it is run: they are most of the package, and a process is one of them.
+if TYPE_CHECKING:
+    from parasnake.agent import Agent, ForkedStaff
+    from parasnake.here import NodeHere
+    from parasnake.server import Helper, Server, Status
+    from parasnake.worker import NodeHooks
+
+_Shell: TypeAlias = "Server | Agent | NodeHere"
 _AnyShell = TypeVar("_AnyShell", bound=_Shell)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -59,6 +59,7 @@ class Parasnake:
         self._name = name
         self._hooks = HookTable(name, compare_code=compare_code, seed=_checked_seed(seed))
         self._running: _Shell | None = None
+        self._server: Server | None = None
         self._lock = threading.Lock()
         self._has_run = False
         self._stopped_before = False
@@ -224,6 +225,8 @@ class Parasnake:
         ConfigurationError, ConnectError, ConnectionLostError, RefusedError, NodeFailed: as ``run``
         Interrupted: SIGTERM came to the helper
         """
+        from parasnake.here import NodeHere
+
         if instead.action is not None:
             instead.action(self._name, self._hooks)
         self._hooks.check(Role.NODE)
@@ -251,35 +254,49 @@ class Parasnake:
             self._run_node(config)
             return None
         if role is Role.LOCAL:
-            workers: Any = local  # Config checks it
-            config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
-            config = config if config.chaos is None else settings_for_chaos(config)
-        return self._run_server(config, is_local=role is Role.LOCAL)
+            return self._run_local(local, config)
+        return self._run_server(config, keys.find_key(config, create=True), None)
 
-    def _run_server(self, config: Config, *, is_local: bool) -> Any:
-        if is_local:
-            found = keys.FoundKey(keys.generate_key(), "for this run only")
-            helper = self._helper(config, found.key)
-        else:
-            found, helper = keys.find_key(config, create=True), None
+    def _run_local(self, workers: Any, config: Config) -> Any:
+        from parasnake.local import LOOPBACK
+
+        # Config checks the number of workers.
+        config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
+        found = keys.FoundKey(keys.generate_key(), "for this run only")
+        if (seed := config.chaos) is None:
+            return self._run_server(config, found, self._local_agent(config, found.key))
+        from parasnake.chaos import settings_for_chaos
+
+        config = settings_for_chaos(config)
+        return self._run_server(config, found, self._chaos(config, seed, found.key))
+
+    def _run_server(self, config: Config, found: keys.FoundKey, helper: Helper | None) -> Any:
+        from parasnake.server import Server
+
         facts = (self._name, self._hooks, config, found.key)
         with _Running(
             self, lambda: Server(*facts, key_source=found.source, helper=helper)
         ) as server:
+            self._server = server
             done = server.run()
         return self._finish() if done else None
 
-    def _helper(self, config: Config, key: bytes) -> Helper:
+    def _local_agent(self, config: Config, key: bytes) -> Helper:
+        from parasnake.local import LocalAgent
+
+        return LocalAgent(self._name, self._hooks.digest, config, key, self._staff(config))
+
+    def _chaos(self, config: Config, seed: int, key: bytes) -> Helper:
+        from parasnake.chaos import Chaos, Target
+        from parasnake.strikes import sizes_of_agents, strikes
+
         facts = (self._name, self._hooks.digest, config, key)
         staff = self._staff(config)
-        if config.chaos is None:
-            return LocalAgent(*facts, staff)
         targets = [
             Target(*facts, dataclasses.replace(staff, size=size, on_machine=staff.size))
             for size in sizes_of_agents(staff.size)
         ]
-        drawn = strikes(config.chaos, config.heartbeat_timeout)
-        return Chaos(self._name, drawn, targets)
+        return Chaos(self._name, strikes(seed, config.heartbeat_timeout), targets)
 
     def _finish(self) -> Any:
         hook = self._hooks.finish
@@ -291,16 +308,22 @@ class Parasnake:
             raise HookError("finish") from error
 
     def _run_node(self, config: Config) -> None:
+        from parasnake.agent import Agent
+
         found = keys.find_key(config, create=False)
         facts = (self._name, self._hooks.digest, config, found.key)
         with _Running(self, lambda: Agent(*facts, self._staff(config))) as agent:
             agent.run()
 
     def _staff(self, config: Config) -> ForkedStaff:
+        from parasnake.agent import ForkedStaff
+
         hooks = self._node_hooks()
         return ForkedStaff(hooks, config.worker_count, config.start_method, arguments.current)
 
     def _node_hooks(self) -> NodeHooks:
+        from parasnake.worker import NodeHooks
+
         process = self._hooks.process
         assert process is not None
         return NodeHooks(process, self._hooks.node_init)
@@ -322,6 +345,9 @@ class Parasnake:
 
         For those who test what a server does then. A server is stopped.
         """
+        from parasnake.agent import Agent
+        from parasnake.here import NodeHere
+
         with self._lock:
             if isinstance(self._running, Agent | NodeHere):
                 self._running.abandon()
@@ -331,14 +357,13 @@ class Parasnake:
     @property
     def status(self) -> Status | None:
         """What the server is at just now; None if this app is not running as a server."""
-        running = self._running
-        return running.status() if isinstance(running, Server) else None
+        server = self._server
+        return server.status() if server is not None else None
 
     @property
     def replaying(self) -> bool:
         """Whether hooks are just being called again as a journal tells, and not for the first time."""
-        running = self._running
-        return isinstance(running, Server) and running.replaying
+        return self._server is not None and self._server.replaying
 
     def main(
         self, parser: argparse.ArgumentParser | None = None, argv: Sequence[str] | None = None
@@ -398,7 +423,7 @@ class _Running(Generic[_AnyShell]):
 
     def __exit__(self, *_: object) -> None:
         with self._app._lock:
-            self._app._running = None
+            self._app._running = self._app._server = None
 
 
 def _checked_seed(seed: Any) -> int:

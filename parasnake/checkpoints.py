@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from parasnake import payload
 from parasnake.core.journal import Checkpoint
@@ -11,9 +12,11 @@ from parasnake.core.messages import Parts
 from parasnake.core.rhythm import Rhythm
 from parasnake.errors import HookError, PayloadError
 from parasnake.hooks import Hook
-from parasnake.journal import Journal
-from parasnake.recorder import Recorder
 from parasnake.tracebacks import of_user_code
+
+if TYPE_CHECKING:
+    from parasnake.journal import Journal
+    from parasnake.recorder import Recorder
 
 log = logging.getLogger(__name__)
 

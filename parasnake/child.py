@@ -88,13 +88,16 @@ def forked(
     channel: socket.socket,
     conditions: Conditions,
     closing: Iterable[Closable],
+    *,
     output: tuple[int, int] | None,
+    limit_pools: Callable[[], None] | None,
 ) -> NoReturn:
     """Live as a forked child: prepare, call ``entry(channel)``, leave.
 
     ``closing`` are the objects of the parent whose descriptors the child must not hold. They are
     closed as objects, so that none of them can close a later file that got its number. ``output``
-    are the pipes that become standard output and standard error.
+    are the pipes that become standard output and standard error; ``limit_pools`` holds the thread
+    pools of numeric libraries to their size.
     """
     status = BOOT_FAILED
     try:
@@ -102,7 +105,7 @@ def forked(
             os.dup2(descriptor, stream)
         with suppress(OSError):
             os.setpgid(0, 0)
-        shed = partial(_shed_inheritance, entry, channel, closing, conditions)
+        shed = partial(_shed_inheritance, entry, channel, closing, limit_pools)
         status = _live(channel, conditions, shed)
     finally:
         _leave(status)
@@ -149,14 +152,18 @@ def _live(channel: socket.socket, conditions: Conditions, boot: Callable[[], Ent
 
 
 def _shed_inheritance(
-    entry: Entry, channel: socket.socket, closing: Iterable[Closable], conditions: Conditions
+    entry: Entry,
+    channel: socket.socket,
+    closing: Iterable[Closable],
+    limit_pools: Callable[[], None] | None,
 ) -> Entry:
+    isolation.collect_no_inheritance()
     for resource in closing:
         resource.close()
     isolation.seal_descriptors(keep=channel.fileno())
     isolation.read_nothing()
-    if conditions.pool_size is not None:
-        isolation.limit_thread_pools(conditions.pool_size)
+    if limit_pools is not None:
+        limit_pools()
     return entry
 
 

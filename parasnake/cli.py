@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -334,6 +333,8 @@ def _keygen(arguments: argparse.Namespace) -> None:
         print("or anywhere and name it: ./script.py --ip HOST --key-file FILE")
         return
     keys.write_key_file(arguments.file)
+    import shlex  # scripts need none
+
     name = shlex.quote(arguments.file)
     print(f"A new secret key is in {arguments.file}")
     print(f"For the server:    ./script.py --server --key-file {name}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
 import logging
 import math
 import numbers
@@ -12,7 +10,6 @@ import operator
 import os
 import re
 import reprlib
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -423,6 +420,9 @@ def _from_file(path: Path, named: _Given) -> _Place:
 
 
 def _parse(path: Path, text: str) -> dict[str, object]:
+    import json  # most programs have no such file
+    import tomllib
+
     if path.suffix == ".json" or (path.suffix != ".toml" and text.lstrip().startswith("{")):
         table = json.loads(text)
     else:
@@ -489,5 +489,7 @@ def _refuse_unknown(names: Iterable[str], known: set[str], source: str) -> None:
 
 def _meant(name: str, known: Iterable[str]) -> str | None:
     plain = name.lower().replace("-", "_")
+    import difflib  # for an error only
+
     close = difflib.get_close_matches(plain, known, n=1)
     return _KNOWN_ELSEWHERE.get(plain) or (close[0] if close else None)

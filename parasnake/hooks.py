@@ -8,7 +8,6 @@ lacks, when the app is about to run.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import operator
@@ -368,6 +367,8 @@ def process_digest(hook: Hook) -> bytes:
 
 
 def _with_suggestion(name: str, known: Iterable[str]) -> str:
+    import difflib  # for an error only
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import random
 import select
@@ -14,6 +15,7 @@ import signal
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -167,6 +169,15 @@ def _leads_outside(descriptor: int) -> bool:
     return stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_IFMT(mode) == 0
 
 
+def collect_no_inheritance() -> None:
+    """Have the garbage collector leave alone what was there before the fork.
+
+    It marks each object that it looks at, and so the child would get a copy of all that it shares
+    with its parent, again and again for nothing.
+    """
+    gc.freeze()
+
+
 def read_nothing() -> None:
     """Give the process an empty standard input, without what its parent had read ahead."""
     null = os.open(os.devnull, os.O_RDONLY)
@@ -202,9 +213,18 @@ def pool_environment(size: int) -> dict[str, str]:
     return dict.fromkeys(POOL_VARIABLES, str(size))
 
 
-def limit_thread_pools(size: int) -> None:
-    """Hold numeric libraries to this many threads, those that are loaded and those to come."""
-    os.environ.update(pool_environment(size))
-    for library in ThreadpoolController().lib_controllers:
-        if (library.num_threads or 0) > size:
-            library.set_num_threads(size)
+def thread_pool_limit(size: int) -> Callable[[], None]:
+    """Return what holds numeric libraries in a forked child to this many threads.
+
+    Both those that are loaded and those to come. The loaded ones are looked up here, in the parent:
+    in the child that would take ten times as long, for each page that it touches is copied.
+    """
+    libraries = ThreadpoolController().lib_controllers
+
+    def limit() -> None:
+        os.environ.update(pool_environment(size))
+        for library in libraries:
+            if (library.num_threads or 0) > size:
+                library.set_num_threads(size)
+
+    return limit

@@ -8,11 +8,8 @@ from __future__ import annotations
 import base64
 import logging
 import os
-import secrets
-import shlex
 import stat
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +43,7 @@ class FoundKey:
 
 def generate_key() -> bytes:
     """Return a fresh random key."""
-    return secrets.token_bytes(KEY_BYTES)
+    return os.urandom(KEY_BYTES)
 
 
 def parse_key(text: str) -> bytes:
@@ -182,6 +179,8 @@ def warn_if_exposed(path: Path, mode: int, what: str) -> None:
     what: what kind of file it is, in words
     """
     if os.name == "posix" and stat.S_ISREG(mode) and mode & _OPEN_TO_OTHERS:
+        import shlex  # for the warning only
+
         logger.warning(
             "the %s %s holds a secret key and is open to other users (mode %04o); run: chmod 600 %s",
             what,
@@ -220,6 +219,8 @@ def _read(path: Path, source: str) -> bytes:
 
 
 def _create(path: Path) -> None:
+    import tempfile  # a key is written once in a user's life
+
     descriptor, name = tempfile.mkstemp(prefix=".parasnake-key-", dir=path.parent)  # mode 0600
     temporary = Path(name)
     try:

@@ -36,7 +36,7 @@ CRASH = "Fatal Python error"
 """So begins what the interpreter says about a signal like SIGSEGV: the innermost frame comes first."""
 
 _OWN_FRAME = f'  File "{Path(__file__).parent}{os.sep}'
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
+_ESCAPE_SEQUENCE = r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])"
 
 
 class Outlet:
@@ -247,7 +247,7 @@ def last_lines(output: bytes) -> str:
 
 def _printable(line: str) -> str:
     shown = line.rstrip("\r").rpartition("\r")[2]
-    plain = _ESCAPE_SEQUENCE.sub("", shown).expandtabs(4)
+    plain = re.sub(_ESCAPE_SEQUENCE, "", shown).expandtabs(4)
     letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
     text = "".join(letters).rstrip()
     return text if len(text) <= LINE_LETTERS else text[:LINE_LETTERS] + " ..."

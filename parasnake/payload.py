@@ -27,8 +27,6 @@ from __future__ import annotations
 import copyreg
 import functools
 import hashlib
-import importlib.metadata
-import importlib.util
 import io
 import pickle
 import platform
@@ -225,6 +223,9 @@ def version_of(module: str) -> str | None:
         return f"of Python {platform.python_version()}"
     if isinstance(version := getattr(sys.modules.get(top), "__version__", None), str):
         return version
+    import importlib.metadata  # for an error only: it brings half the standard library with it
+    import importlib.util
+
     for distribution in _distributions().get(top, ()):
         return importlib.metadata.version(distribution)
     is_here = top in sys.modules or importlib.util.find_spec(top) is not None
@@ -233,6 +234,8 @@ def version_of(module: str) -> str | None:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
+    import importlib.metadata
+
     return importlib.metadata.packages_distributions()  # it reads files of every package there is
 
 

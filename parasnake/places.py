@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -128,5 +127,7 @@ def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
 def _spell_key(key: Any) -> str:
     if type(key) not in (str, int, float, bool, bytes, type(None)):
         return f"<{type(key).__name__}>"
+    import json  # for an error only
+
     text = json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)
     return text if len(text) <= _MAX_KEY_LENGTH else f"{text[:_MAX_KEY_LENGTH]}..."

@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -47,6 +46,7 @@ from parasnake.isolation import (
     kill_group,
     pool_environment,
     signals_of_the_parent,
+    thread_pool_limit,
 )
 
 __all__ = [
@@ -326,11 +326,13 @@ def _fork(
     closing: Iterable[Closable],
     pipes: _Pipes | None,
 ) -> int:
+    output, size = pipes.theirs if pipes else None, conditions.pool_size
+    limit_pools = thread_pool_limit(size) if size is not None else None
     # What stands in a buffer now would be written twice.
     flush_output()
     pid = os.fork()
     if pid == 0:
-        forked(entry, channel, conditions, closing, pipes.theirs if pipes else None)
+        forked(entry, channel, conditions, closing, output=output, limit_pools=limit_pools)
     # In both processes, so that neither can act before it is done.
     with suppress(OSError):
         os.setpgid(pid, pid)
@@ -346,6 +348,8 @@ def _spawn(
     *,
     pipes: _Pipes | None,
 ) -> int:
+    import subprocess  # a fork needs none
+
     record = BootRecord(conditions, list(sys.argv), loaded, serialised(entry))
     data = framed(record)
     environment = dict(os.environ)
@@ -374,6 +378,8 @@ def _spawn(
 
 def _interpreter_command(descriptor: int) -> list[str]:
     """A fresh interpreter like this one, with the same import path: our package may be on it."""
+    import subprocess
+
     path = [entry for entry in sys.path if isinstance(entry, str)]
     code = f"import sys; sys.path[:] = {path!a}; from parasnake.child import spawned; "
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from parasnake.core import journal as entries
 from parasnake.core import tasks
@@ -14,7 +15,9 @@ from parasnake.core.messages import Parts
 from parasnake.core.scheduler import Scheduler
 from parasnake.errors import JournalError
 from parasnake.hooks import HookTable
-from parasnake.journal import Journal
+
+if TYPE_CHECKING:
+    from parasnake.journal import Journal
 
 RECORDED = frozenset({tasks.Merge, tasks.Retry, tasks.Fail, tasks.TellTimeout, tasks.Reclaimed})
 """The steps that are written down before they are done."""

@@ -8,11 +8,9 @@ another ``__main__``, so the script is executed there again as ``__mp_main__`` (
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import traceback
 from dataclasses import dataclass
-from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -94,6 +92,8 @@ def load(script: Script) -> None:
 def _prepare(script: Script) -> tuple[ModuleType, CodeType]:
     module = ModuleType(MODULE_NAME)
     if script.module is not None:
+        from importlib.abc import InspectLoader  # only `python -m` and spawn need it
+
         spec = _find_spec(script.module)
         module.__spec__ = spec
         module.__package__ = spec.parent
@@ -113,6 +113,8 @@ def _prepare(script: Script) -> tuple[ModuleType, CodeType]:
 
 
 def _find_spec(name: str) -> ModuleSpec:
+    import importlib.util
+
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)

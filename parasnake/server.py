@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from parasnake import __version__, net, payload
 from parasnake.checkpoints import Checkpoints
@@ -38,13 +38,15 @@ from parasnake.errors import (
 )
 from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable
-from parasnake.journal import Facts, Journal
 from parasnake.links import Connection
 from parasnake.loop import Loop
 from parasnake.recorder import RECORDED, Recorder
 from parasnake.replay import EXHAUSTED, Replay
 from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
+
+if TYPE_CHECKING:
+    from parasnake.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +269,8 @@ class Server:
 
     def _resume(self, path: Path) -> bool:
         """Go on from a journal, or begin one; true if its job was done already."""
+        from parasnake.journal import Facts, Journal  # with SQLite, for those who keep one
+
         job = self._farm.job
         facts = Facts(job.app, job.id, job.digest, job.library, time.time(), job.seed)
         journal = self._journal = Journal(path, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -116,6 +117,11 @@ def threads_of_pools() -> list[int]:
     ones = np.ones((300, 300))
     assert (ones @ ones)[0, 0] == 300
     return [pool["num_threads"] for pool in threadpool_info()]
+
+
+def inherited_and_frozen() -> bool:
+    """Whether the garbage collector leaves alone what was there before the fork."""
+    return gc.get_freeze_count() > 1000
 
 
 def pool_variables() -> dict[str, str]:

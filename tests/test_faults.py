@@ -32,6 +32,23 @@ SCRIPTS = Path(__file__).parent / "scripts"
 PACKAGE = f"{os.sep}parasnake{os.sep}"
 OTHER_KEY = "another key, just as long: 32 ch"
 
+SLOW_TO_REPLACE = """
+import time
+from pathlib import Path
+from parasnake.agent import ForkedStaff
+
+start, started = ForkedStaff.start, []
+
+def start_when_told(self, closing):
+    while started and not Path("replace").exists():
+        time.sleep(0.005)
+    started.append(1)
+    return start(self, closing)
+
+ForkedStaff.start = start_when_told
+"""
+"""For an agent: all its workers but the first start when there is a file ``replace``."""
+
 Start = Callable[..., Program]
 
 
@@ -398,6 +415,18 @@ class TestProcess:
         assert (server.wait(), agent.wait()) == (0, 0)
         assert server.out.splitlines()[-1] == "finished [0, 1]"
         assert "1 worker died" in server.err.splitlines()[-1]
+
+    def test_the_server_knows_of_a_death_before_the_next_worker_starts(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        (tmp_path / "sitecustomize.py").write_text(SLOW_TO_REPLACE)
+        server, node = serve(start, "patient.py", "--count", "1")
+        agent = start("patient.py", *node, PYTHONPATH=str(tmp_path))
+        os.kill(wait_until(lambda: started(tmp_path, 0)).pop(), signal.SIGKILL)
+        server.wait_for("a worker on .* died")
+        for name in ("replace", "go"):
+            (tmp_path / name).touch()
+        assert (server.wait(), agent.wait()) == (0, 0)
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     @pytest.mark.parametrize(

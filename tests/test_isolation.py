@@ -500,6 +500,12 @@ class TestRandomGenerators:
         assert len(set(lines)) == 6
 
 
+def test_what_a_fork_inherits_is_never_searched_for_garbage(start_child: StartChild) -> None:
+    child = start_child(partial(entries.tell, entries.inherited_and_frozen), method="fork")
+    assert hear(child) is True
+    assert not entries.inherited_and_frozen()
+
+
 @pytest.mark.usefixtures("free_pools")
 class TestThreadPools:
     def test_a_worker_gets_its_share(

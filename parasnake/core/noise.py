@@ -16,6 +16,8 @@ import hmac
 from hashlib import sha256
 from typing import NamedTuple
 
+# The first key would load this, in the middle of a handshake for which somebody waits.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
