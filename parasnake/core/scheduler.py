@@ -600,7 +600,7 @@ class Scheduler:
                     return AskData(node.key, self._room(node))
         if self._stragglers.due and (copy := self._copy_straggler()) is not None:
             return copy
-        return self._next_move() if self._idle else None
+        return self._next_move() if self._idle or self._moves else None
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""

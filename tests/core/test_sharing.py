@@ -9,12 +9,12 @@ from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.sharing import PATIENCE_MEANS, WORTH_S
 from parasnake.core.tasks import Loss, Policy
 
-FAST = 0.001
+FAST = WORTH_S / 10
 LONG = 2 * PATIENCE_MEANS * WORTH_S
 
 
 def one_has_all(tasks: int = 8, policy: Policy | None = None) -> Bench:
-    """Node a has all tasks of a job but the first, which took a millisecond."""
+    """Node a has all tasks of a job but the first, which took half a millisecond."""
     bench = Bench(range(tasks + 1), policy, generator=True)
     bench.join("a")
     bench.result("a", 0, seconds=FAST)
@@ -38,7 +38,7 @@ def moves(bench: Bench, seconds: float = LONG) -> list[str]:
 
 def test_an_idle_node_gets_half_of_what_waits_behind_a_task_that_takes_long() -> None:
     bench = one_has_all()
-    assert bench.join("b") == ["ask b"]
+    assert bench.join("b") == []
     bench.scheduler.nodes[key("b")].depth = 9
     sends = [f"send {task}.1 to b" for task in (5, 6, 7, 8)]
     withdrawals = [f"withdraw {task}.0 from a" for task in (5, 6, 7, 8)]
@@ -64,7 +64,7 @@ def test_nothing_is_moved_that_will_be_done_in_a_moment() -> None:
 def test_many_that_are_known_to_take_some_time_are_shared_at_once() -> None:
     bench = one_has_all()
     bench.scheduler.nodes[key("a")].mean_seconds = WORTH_S
-    assert bench.join("b") == ["ask b", "send 8.1 to b", "withdraw 8.0 from a"]
+    assert bench.join("b") == ["send 8.1 to b", "withdraw 8.0 from a"]
 
 
 def test_a_node_far_away_has_more_time() -> None:
@@ -112,17 +112,12 @@ def test_nothing_is_lost_with_the_node_that_got_it(first: str) -> None:
     bench.join("b", peer=1)
     moves(bench)
     if first == "lost":
-        assert bench.lose("b", Loss.LEFT) == []
-        assert bench.scheduler.waiting == 0, "it may have been begun"
-        dropped(bench, "a", 8)
+        assert bench.lose("b", Loss.LEFT) == [], "it may have been begun"
+        assert dropped(bench, "a", 8) == ["send 8.2 to a"]
     else:
         dropped(bench, "a", 8)
-        bench.lose("b", Loss.LEFT)
-    assert bench.scheduler.waiting == 1
+        assert bench.lose("b", Loss.LEFT) == ["send 8.2 to a"]
     assert (bench.tasks[8].failures, bench.tasks[8].losses) == (0, 0)
-    for task in range(1, 8):
-        done = bench.result("a", task, seconds=FAST)
-    assert "send 8.2 to a" in done or 8 in opened(bench, "a")
 
 
 def test_nothing_is_lost_with_the_node_that_had_it() -> None:
@@ -154,9 +149,8 @@ def test_a_plan_that_was_overtaken_is_dropped() -> None:
     assert bench.scheduler.next_step() is not None
     bench.scheduler.lose(key("a"), Loss.LEFT, "gone")
     bench.work()
-    assert sorted(opened(bench, "b")) == [1, 2, 3, 4, 5, 6, 7, 8]
-    for task in range(1, 9):
-        bench.result("b", task, bench.tasks[task].newest, seconds=FAST)
+    while computed := opened(bench, "b"):
+        bench.result("b", computed[0], bench.tasks[computed[0]].newest, seconds=FAST)
     assert bench.scheduler.complete
 
 
