@@ -632,7 +632,7 @@ class Server:
                 self._refuse(step.node, data, error)
                 return
             given.append((parts, data))
-            size += len(parts[0])
+            size += sum(map(len, parts))
             if size > ASK_BYTES or self._loop.now() > until:
                 break
         self._give(step.node, given)

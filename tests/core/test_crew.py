@@ -39,6 +39,7 @@ from parasnake.core.messages import (
     Result,
     Results,
     Task,
+    Tasks,
     Welcome,
 )
 from parasnake.errors import (
@@ -167,6 +168,22 @@ def test_a_task_of_a_worker_that_has_died_is_dropped() -> None:
     crew = at_work()
     crew.message(TASK._replace(node=B))
     assert steps(crew) == []
+
+
+MANY = Tasks(A, [(TaskId(task), Attempt(0), (b"data",)) for task in range(3)])
+ANSWERS = [(TaskId(task), Attempt(0), 0.5, (b"result",)) for task in range(3)]
+
+
+def test_many_small_tasks_and_their_results_are_passed_on_together() -> None:
+    crew = at_work()
+    crew.message(MANY, now=1.0)
+    assert steps(crew) == [ToWorker(A, MANY)]
+    assert (len(crew.workers[A].open), crew.workers[A].begun_at) == (3, 1.0)
+    crew.worker_message(A, Results(A, ANSWERS[:2]), now=2.0)
+    assert steps(crew) == [ToServer(Results(A, ANSWERS[:2]))]
+    assert list(crew.workers[A].open) == [(2, 0)]
+    with pytest.raises(MessageError):
+        crew.worker_message(A, Results(A, ANSWERS[1:]))
 
 
 CANCEL = Cancel(A, TaskId(3), Attempt(1))

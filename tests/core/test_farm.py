@@ -27,8 +27,11 @@ from parasnake.core.farm import (
 from parasnake.core.ids import Attempt, JobId, NodeKey, PeerId, TaskId
 from parasnake.core.messages import (
     PROTOCOL_VERSION,
+    RUN_BYTES,
+    SMALL_PAYLOAD,
     AskInit,
     Cancel,
+    Dropped,
     Failure,
     FailureKind,
     Goodbye,
@@ -45,7 +48,10 @@ from parasnake.core.messages import (
     RefusalKind,
     Refused,
     Result,
+    Results,
+    Taken,
     Task,
+    Tasks,
     Welcome,
 )
 from parasnake.core.tasks import AskData, Fail, Merge, Policy, Retry, TellTimeout
@@ -308,6 +314,58 @@ def test_a_node_gets_a_task_and_its_result_is_merged() -> None:
     assert isinstance(merge, Merge)
     assert (merge.task.id, merge.node, merge.seconds, merge.payload) == (0, A, 2.0, (b"4",))
     assert rest == [AskData(A)]
+
+
+def test_many_small_tasks_are_sent_together_and_large_ones_alone() -> None:
+    farm = farm_with(ONE, nodes=(A,))
+    farm.tick(1.0)
+    steps(farm, SQUARE)
+    farm.message(ONE, Result(A, TaskId(0), Attempt(0), 0.0, (b"4",)))
+    large = (bytes(SMALL_PAYLOAD + 1),)
+    pieces: list[tuple[Parts, object]] = [
+        *([(SQUARE, None)] * 3),
+        (large, None),
+        *([((bytes(SMALL_PAYLOAD),), None)] * (RUN_BYTES // SMALL_PAYLOAD + 1)),
+    ]
+    while not isinstance(step := farm.next_step(), AskData):
+        assert isinstance(step, Merge)
+        farm.scheduler.settled(step.task)
+    sent = [send.message for send in farm.give(pieces)]
+    assert list(map(type, sent)) == [Tasks, Task, Tasks, Tasks]
+    assert sent[0] == Tasks(A, [(TaskId(task), Attempt(0), SQUARE) for task in (1, 2, 3)])
+    assert sent[1] == Task(A, TaskId(4), Attempt(0), large)
+    assert farm.scheduler.running == len(pieces)
+
+
+def test_results_come_together_too() -> None:
+    farm = farm_with(ONE, TWO, nodes=(A,))
+    farm.tick(1.0)
+    steps(farm, SQUARE)
+    answer = (TaskId(0), Attempt(0), 0.5, (b"4",))
+    late = (TaskId(0), Attempt(0), 0.5, (b"5",))
+    with pytest.raises(MessageError, match="another agent's node"):
+        farm.message(TWO, Results(A, [answer]))
+    with pytest.raises(MessageError, match="without a payload"):
+        farm.message(ONE, Results(A, [(TaskId(0), Attempt(0), 0.5, (b"",))]))
+    farm.message(ONE, Results(A, [answer, late]))
+    merge, *rest = steps(farm)
+    assert isinstance(merge, Merge)
+    assert merge.payload == (b"4",)
+    assert rest == [AskData(A, farm.scheduler.nodes[A].depth)]
+    farm.message(ONE, Heartbeat())
+    farm.acknowledge()
+    assert steps(farm) == [Send(ONE, Taken(2))]
+
+
+def test_a_task_that_a_node_has_dropped_is_sent_again() -> None:
+    farm = farm_with(ONE, TWO, nodes=(A,))
+    farm.tick(1.0)
+    steps(farm, SQUARE)
+    dropped = Dropped(A, TaskId(0), Attempt(0))
+    with pytest.raises(MessageError, match="another agent's node"):
+        farm.message(TWO, dropped)
+    farm.message(ONE, dropped)
+    assert steps(farm) == [Send(ONE, Task(A, TaskId(0), Attempt(1), SQUARE))]
 
 
 def failure(kind: FailureKind, attempt: int = 0) -> Failure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 import struct
 from collections.abc import Iterator
 from itertools import repeat
@@ -24,7 +23,10 @@ from parasnake.core.messages import (
     MAX_TEXT,
     OWN_BUFFER,
     PROTOCOL_VERSION,
+    SMALL_PAYLOAD,
     TO_WORKER,
+    AnswerReader,
+    Dropped,
     Failure,
     Goodbye,
     Heartbeat,
@@ -35,7 +37,9 @@ from parasnake.core.messages import (
     Quit,
     Ready,
     Result,
+    Results,
     Task,
+    Tasks,
     Welcome,
     encode,
 )
@@ -192,17 +196,6 @@ def test_a_length_that_no_memory_has(length: int) -> None:
         read(raw(Task, bytes(28), length=length))
 
 
-def test_where_the_system_has_no_anonymous_memory_a_bytearray_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(mmap, "MAP_ANONYMOUS")
-    message = task_of(2 * OWN_BUFFER)
-    (found,) = read(to_bytes(message))
-    assert plain(found) == plain(message)
-    with pytest.raises(MessageError, match="no memory for it"):
-        read(raw(Task, bytes(28), length=1 << 62))
-
-
 WELCOME_FIELDS = LAYOUTS[Welcome].struct.size
 
 
@@ -221,6 +214,84 @@ def test_texts_that_claim_the_room_of_the_payload() -> None:
     body = bytes(WELCOME_FIELDS) + struct.pack(">I", OWN_BUFFER) + bytes(2 * OWN_BUFFER)
     with pytest.raises(MessageError, match="ends inside its texts"):
         read(raw(Welcome, body))
+
+
+# ---- runs
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [(Tasks, ">QII"), (Results, ">QIdI")], ids=["Tasks", "Results"]
+)
+def test_a_run_that_lies_about_itself(kind: type[Message], fields: str) -> None:
+    """About how many items it has, or how long their payloads are."""
+    numbers = [1, 0, 0.5][: len(fields) - 2]
+    item = struct.pack(fields, *numbers, 4) + b"data"
+    (found,) = read(raw(kind, NODE + struct.pack(">I", 1) + item))
+    assert plain(found) == plain(kind(NODE, [(*numbers, (b"data",))]))
+    for count in (0, 2, 1 << 20, (1 << 32) - 1):
+        with pytest.raises(MessageError, match="ends inside its run|as long as it says"):
+            read(raw(kind, NODE + struct.pack(">I", count) + item))
+    for length in (0, 3, 5, (1 << 32) - 1):
+        lying = struct.pack(fields, *numbers, length) + b"data"
+        with pytest.raises(MessageError, match="as long as it says"):
+            read(raw(kind, NODE + struct.pack(">I", 1) + lying))
+
+
+# ---- the answers of a worker
+
+
+def one_by_one(several: list[Message]) -> list[object]:
+    """Take runs of results apart."""
+    apart: list[object] = []
+    for message in several:
+        if isinstance(message, Results):
+            apart += [plain(Result(message.node, *answer)) for answer in message.run]
+        else:
+            apart.append(plain(message))
+    return apart
+
+
+def read_answers(data: bytes, sizes: Iterator[int]) -> list[Message]:
+    reader, found = AnswerReader(), []
+    view = memoryview(data)
+    while view:
+        count = next(sizes)
+        found += reader.feed(view[:count])
+        view = view[count:]
+    return found
+
+
+@given(several=st.lists(messages(FROM_WORKER), max_size=8), sizes=cuts)
+def test_answers_are_the_same_in_runs(several: list[Message], sizes: list[int]) -> None:
+    found = read_answers(to_bytes(*several), cut(sizes))
+    assert one_by_one(found) == list(map(plain, several))
+
+
+def test_small_results_that_come_together_are_one_message() -> None:
+    results = [result_of(number, 10) for number in range(100)]
+    large = result_of(100, SMALL_PAYLOAD + 1)
+    dropped = Dropped(NODE, TaskId(101), Attempt(0))
+    several = [*results, large, dropped, *results]
+    found = read_answers(to_bytes(*several), repeat(1 << 20))
+    assert list(map(type, found)) == [Results, Result, Dropped, *[Result] * 100]
+    assert one_by_one(found) == list(map(plain, several))
+
+
+def test_but_no_more_of_them_than_fit_into_a_message() -> None:
+    results = [result_of(number, SMALL_PAYLOAD) for number in range(1000)]
+    found = read_answers(to_bytes(*results), repeat(1 << 30))
+    assert one_by_one(found) == list(map(plain, results))
+    assert len(found) > 100
+    assert max(len(to_bytes(message)) for message in found) < MAX_TEXT
+
+
+def test_a_worker_cannot_tell_impossible_times() -> None:
+    with pytest.raises(MessageError, match="time that cannot be"):
+        read_answers(to_bytes(result_of(1, 1)._replace(seconds=-1.0)), repeat(100))
+
+
+def result_of(number: int, size: int) -> Result:
+    return Result(NODE, TaskId(number), Attempt(0), 0.5, (pattern(size),))
 
 
 # ---- what is no message
@@ -303,6 +374,7 @@ def test_times_that_cannot_be(seconds: float) -> None:
         Result(NODE, TaskId(1), Attempt(0), seconds, ()),
         Result(NODE, TaskId(1), Attempt(0), seconds, (bytes(2 * OWN_BUFFER),)),
         Failure(NODE, TaskId(1), Attempt(0), seconds, 0, "", "", ""),
+        Results(NODE, [(TaskId(1), Attempt(0), seconds, (b"4",))]),
     ):
         with pytest.raises(MessageError, match="time that cannot be"):
             read(to_bytes(message))

@@ -171,7 +171,7 @@ class World(RuleBasedStateMachine):
     def busy(self) -> list[NodeKey]:
         return [key for key, computer in self.computers.items() if computer.queue]
 
-    @rule(which=choices, seconds=st.sampled_from([0.0, 0.01, 0.03, 1.0]))
+    @rule(which=choices, seconds=st.sampled_from([0.0, 0.001, 0.03, 1.0]))
     def result(self, which: int, seconds: float) -> None:
         for key in choose(which, self.busy()):
             self.answer_rightly(key, seconds)
@@ -335,8 +335,9 @@ class World(RuleBasedStateMachine):
 
     def perform(self, step: Step) -> None:
         match step:
-            case AskData(node):
-                self.new_data(node)
+            case AskData(node, pieces):
+                while pieces and self.new_data(node):
+                    pieces -= 1
             case Assign():
                 self.sent(step)
             case Merge(task, _, _, payload):
@@ -354,32 +355,41 @@ class World(RuleBasedStateMachine):
                 pass
 
     def withdraw(self, key: NodeKey, task: TaskId, attempt: Attempt) -> None:
-        """Some agents end a node that computes what nobody wants, and replace it."""
+        """What a node has not begun some agents take from it; some end it and replace it if it has."""
         assert not self.policy.by_node
         computer = self.computers[key]
         assert computer.queue[task] == attempt
-        assert task in self.over()
-        if self.obedient and next(iter(computer.queue)) == task:
+        over = task in self.over()
+        assert over or self.scheduler._tasks[task].also, "another node has it"
+        if not self.obedient:
+            return
+        if next(iter(computer.queue)) != task:
+            del computer.queue[task]
+            self.scheduler.dropped(key, task, attempt)
+        elif over:
             self.lose(key, Loss.LEFT)
             self.join(computer.peer)
 
-    def new_data(self, node: NodeKey) -> None:
+    def new_data(self, node: NodeKey) -> bool:
+        """Give something to this node; false if there was nothing."""
         if self.policy.by_node:
             assert node not in self.works_on, "hand-out and merge alternate"
         if (self.moody and not self.redo) or (not self.data and not self.generator):
             self.moody = max(0, self.moody - 1)
             self.nothing_at = self.changes
             self.scheduler.nothing(self.now)
-        elif not self.data:
+            return False
+        if not self.data:
             self.scheduler.exhaust()
-        else:
-            number = self.data.popleft()
-            self.redo = max(0, self.redo - 1)
-            assign = self.scheduler.give([(payload_of(number), number)])
-            self.of_task[assign.tasks[0].id] = number
-            if self.policy.by_node:
-                self.works_on[node] = number
-            self.sent(assign)
+            return False
+        number = self.data.popleft()
+        self.redo = max(0, self.redo - 1)
+        assign = self.scheduler.give([(payload_of(number), number)])
+        self.of_task[assign.tasks[0].id] = number
+        if self.policy.by_node:
+            self.works_on[node] = number
+        self.sent(assign)
+        return True
 
     def sent(self, assign: Assign) -> None:
         key = assign.node.key

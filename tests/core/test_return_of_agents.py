@@ -51,8 +51,10 @@ from parasnake.core.messages import (
     RefusalKind,
     Refused,
     Result,
+    Results,
     Taken,
     Task,
+    Tasks,
     Want,
 )
 from parasnake.core.tasks import Merge, Policy, Retry, TellTimeout, digest_of
@@ -116,6 +118,34 @@ def test_a_running_task_is_reported_and_its_result_goes_to_the_server() -> None:
     assert back(crew) == [held(False), Ready(A)]
     crew.worker_message(A, RESULT)
     assert crew_steps(crew) == [ToServer(RESULT)]
+
+
+def test_each_of_many_small_results_is_reported_until_it_is_safe() -> None:
+    crew = at_work()
+    crew.message(Tasks(A, [(TaskId(task), Attempt(0), (b"data",)) for task in range(4)]))
+    answers = [(TaskId(task), Attempt(0), 0.5, (b"result",)) for task in range(4)]
+    crew.worker_message(A, Results(A, answers[:1]))
+    crew.worker_message(A, Results(A, answers[1:3]))
+    crew.message(Taken(1))
+    crew_steps(crew)
+    away(crew)
+    crew.worker_message(A, Results(A, answers[3:]))
+    assert back(crew) == [
+        *(Held(A, TaskId(task), Attempt(0), digest_of((b"data",)), True) for task in (1, 2, 3)),
+        Ready(A),
+    ]
+    crew.message(Want(A, TaskId(2), Attempt(0)))
+    assert crew_steps(crew) == [ToServer(Result(A, *answers[2]))]
+
+
+def test_the_results_of_a_worker_that_died_are_not_reported() -> None:
+    crew = at_work()
+    crew.message(TASK)
+    crew.worker_message(A, RESULT)
+    crew.worker_gone(A, "signal 9")
+    crew_steps(crew)
+    away(crew)
+    assert back(crew) == []
 
 
 def test_a_failure_does_not_outlive_its_connection() -> None:
