@@ -17,6 +17,7 @@ from typing import Protocol
 
 from parasnake import arguments, payload
 from parasnake.core.ids import NodeId, NodeKey
+from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
     TO_WORKER,
     Buffer,
@@ -26,6 +27,7 @@ from parasnake.core.messages import (
     Message,
     MessageReader,
     NodeBroken,
+    Pace,
     Ready,
     Result,
     Task,
@@ -84,6 +86,7 @@ class Worker:
         self._channel = channel
         self._init_data: object = None
         self._job_seed = b""
+        self._pace = FAST
         self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
 
@@ -92,6 +95,9 @@ class Worker:
         for message in self._messages():
             if isinstance(message, Task):
                 answer = self._compute(message)
+            elif isinstance(message, Pace):
+                self._pace = message.bytes_per_second
+                continue
             else:
                 assert isinstance(message, Init)
                 answer = self._begin(message)
@@ -148,7 +154,8 @@ class Worker:
             return self._failure(task, seconds, FailureKind.EXCEPTION, last_line(error), error)
         seconds = time.perf_counter() - begin
         try:
-            parts = tuple(payload.dumps(result, name="result").parts)
+            dumped = payload.dumps(result, name="result")
+            parts = tuple(payload.compressed(dumped, self._pace).parts)
         except PayloadError as error:
             reason = f"its result cannot be sent: {error}"
             return self._failure(task, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)

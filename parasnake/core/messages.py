@@ -211,6 +211,15 @@ class Taken(NamedTuple):
     answers: int
 
 
+class Pace(NamedTuple):
+    """Server to agent to worker: so fast do results get to the server, see ``linkspeed``.
+
+    By that a worker decides whether to compress them; 0.0: always, where they become smaller.
+    """
+
+    bytes_per_second: float
+
+
 class Cancel(NamedTuple):
     """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended."""
 
@@ -243,6 +252,7 @@ Message = (
     | Task
     | Want
     | Taken
+    | Pace
     | Cancel
     | Quit
 )
@@ -281,6 +291,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Quit: Layout(69, "B", texts=1),
     Want: Layout(70, "16sQI"),
     Taken: Layout(71, "Q"),
+    Pace: Layout(74, "d"),
 }
 Layouts = Mapping[type[Any], Layout]
 """How all kinds are written of what else is kept or sent in the manner of messages."""
@@ -294,9 +305,9 @@ def _make(kind: type[Any], *fields: object) -> Any:
 FROM_AGENT = frozenset(
     {Hello, AskInit, Held, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
 )
-FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Want, Taken, Cancel, Quit})
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Want, Taken, Pace, Cancel, Quit})
 FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, NodeBroken})
-TO_WORKER = frozenset({Init, Task})
+TO_WORKER = frozenset({Init, Pace, Task})
 
 HEADER = Struct(">BQ")
 _TEXT_LENGTH = Struct(">I")

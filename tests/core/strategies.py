@@ -25,6 +25,7 @@ from parasnake.core.messages import (
     Message,
     NodeBroken,
     NodeGone,
+    Pace,
     Parts,
     Quit,
     Ready,
@@ -87,6 +88,7 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         Cancel: [nodes, tasks, attempts],
         Want: [nodes, tasks, attempts],
         Taken: [tasks],
+        Pace: [seconds],
         Quit: [codes, texts],
     }
     return st.builds(kind, *fields[kind])
