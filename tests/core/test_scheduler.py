@@ -7,6 +7,7 @@ tests/core/test_promises.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from bench import UNSENDABLE, Bench, holding, key
@@ -1012,6 +1013,17 @@ def test_every_node_that_goes_with_its_task_unmerged_is_told_once(loss: Loss) ->
     assert bench.lose("a", loss) == ["timeout a", "ask b"]
     assert bench.scheduler.forgotten == 1
     assert (bench.scheduler.running, bench.scheduler.waiting) == (0, 0)
+
+
+def test_its_data_is_known_again_in_whatever_form_it_is_handed_out() -> None:
+    """It may be compressed for the one node, and not for the other."""
+    plain = replace(USER_REASSIGNS, plain=lambda parts: (b"".join(parts).strip(b"()"),))
+    bench = Bench([(b"(x", b")"), (b"x",)], plain)
+    for name in "ab":
+        bench.join(name)
+        bench.lose(name, Loss.DIED)
+        assert bench.scheduler.forgotten == 1
+    assert bench.tasks[1].failures == 2
 
 
 def test_a_late_result_of_such_a_task_is_not_merged() -> None:
