@@ -11,6 +11,8 @@ import time
 SLOW_BUFFER = 1 << 16
 """What a slow cable holds in each direction, besides what the ends hold."""
 SLOW_PIECE = 1 << 14
+SLACK_S = 0.01
+"""What a slow cable may make up for if it was late."""
 
 
 class Proxy:
@@ -30,6 +32,7 @@ class Proxy:
         self._server = "127.0.0.1", int(server_port)
         self._seconds_per_byte = 1 / bytes_per_second if bytes_per_second else 0.0
         self._resting: dict[socket.socket, float] = {}
+        self._free_at: dict[socket.socket, float] = {}
         self.sent = self.returned = 0
         self._callers: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -113,7 +116,9 @@ class Proxy:
             self.sent += len(data)
         if self._seconds_per_byte:
             self._selector.unregister(end)
-            self._resting[end] = time.monotonic() + len(data) * self._seconds_per_byte
+            begin = max(self._free_at.get(end, 0.0), time.monotonic() - SLACK_S)
+            self._free_at[end] = begin + len(data) * self._seconds_per_byte
+            self._resting[end] = self._free_at[end]
 
     def _drop(self, end: socket.socket) -> None:
         for one in (end, self._ends.get(end)):
@@ -121,6 +126,7 @@ class Proxy:
                 if self._resting.pop(one, None) is None:
                     self._selector.unregister(one)
                 self._callers.discard(one)
+                self._free_at.pop(one, None)
                 one.close()
 
     def __enter__(self) -> Proxy:
