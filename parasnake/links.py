@@ -225,9 +225,10 @@ class Connection(Link):
     def _write(self) -> int:
         count = self._socket.send(self._session.data_to_send())
         self._session.sent(count)
-        self.sending.moved(count)
-        if not self._session.wants_to_send:
-            self.sending.rests()
+        if self.sending.is_waited_for:
+            self.sending.moved(count)
+            if not self._session.wants_to_send:
+                self.sending.rests()
         return count
 
     def _full(self) -> None:
@@ -256,7 +257,8 @@ class Connection(Link):
             raise
         if session.authenticated:
             self._on_heard()
-        self._clock(count, asked)
+        if session.space is not None or self.receiving.is_waited_for:
+            self._clock(count, asked)
         if session.wants_to_send:
             self._loop.before_wait(self.flush)
         if messages:
@@ -265,7 +267,7 @@ class Connection(Link):
     def _clock(self, count: int, asked: int) -> None:
         """See how fast it is from what came: less than was asked for is all that there was."""
         self.receiving.moved(count)
-        if not self._session.unfinished:
+        if self._session.space is None:
             self.receiving.rests()
         elif count < asked and self.receiving.waits(self._loop.waited) and self.on_pace:
             self.on_pace()

@@ -25,22 +25,24 @@ class LinkSpeed:
     """One direction of a connection, measured by whoever sends, or receives, over it.
 
     Bytes count only while it is the link that is waited for: between two moments at which the
-    socket would take no more (sending), or had no more in the middle of a message (receiving). All
+    socket would take no more (sending), or had no more in the middle of a record (receiving). All
     times are on a clock that stands still while the process does anything but wait: what it does
     itself, such as a slow hook, is no fault of the link.
 
     Attributes
     ----------
     bytes_per_second: how fast it is; ``FAST`` if that is unknown, or fast enough for anything
+    is_waited_for: whether it is waited for just now; if not, ``moved`` need not be called
     """
 
-    __slots__ = ("_bytes", "_moved", "_seconds", "_since", "bytes_per_second")
+    __slots__ = ("_bytes", "_moved", "_seconds", "_since", "bytes_per_second", "is_waited_for")
 
     def __init__(self) -> None:
         self.bytes_per_second = FAST
         self._bytes = 0.0
         self._seconds = 0.0
-        self._since: float | None = None
+        self.is_waited_for = False
+        self._since = 0.0
         self._moved = 0
 
     def moved(self, count: int) -> None:
@@ -49,9 +51,9 @@ class LinkSpeed:
 
     def waits(self, now: float) -> bool:
         """The link is what is waited for from now on; true if ``bytes_per_second`` is another."""
-        since, moved = self._since, self._moved
-        self._since, self._moved = now, 0
-        if since is None:
+        since, moved, was_waited_for = self._since, self._moved, self.is_waited_for
+        self._since, self._moved, self.is_waited_for = now, 0, True
+        if not was_waited_for:
             return False
         self._bytes += moved
         self._seconds += now - since
@@ -59,7 +61,7 @@ class LinkSpeed:
 
     def rests(self) -> None:
         """Nothing waits for it any more."""
-        self._since = None
+        self.is_waited_for = False
 
     def _measured(self) -> bool:
         count, seconds = self._bytes, self._seconds

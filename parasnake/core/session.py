@@ -113,11 +113,6 @@ class Session:
         return 0 if self._state is State.BROKEN else MAX_PLAINTEXT
 
     @property
-    def unfinished(self) -> bool:
-        """Whether the peer is in the middle of a message, or of a record."""
-        return self._record is not None or bool(self._received) or self._reader.unfinished
-
-    @property
     def space(self) -> memoryview | None:
         """Where the next bytes belong, if a long record is being received (else None).
 
