@@ -22,7 +22,14 @@ from parasnake.config import Config
 from parasnake.core import crew as steps
 from parasnake.core.crew import Crew
 from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import PROTOCOL_VERSION, Heartbeat, Hello, Message, Result
+from parasnake.core.messages import (
+    PROTOCOL_VERSION,
+    Heartbeat,
+    Hello,
+    Message,
+    Result,
+    Results,
+)
 from parasnake.core.pauses import Pauses
 from parasnake.core.session import Session
 from parasnake.death import Death
@@ -52,6 +59,8 @@ END_SECONDS = 1.0
 """How long an idle worker may take to end by itself."""
 OUTPUT_SECONDS = 2.0
 """How long whoever reads the output may take for the rest of it."""
+MANY_RESULTS, REST_SECONDS = 8, 0.002
+"""A worker that had so many results ready is read again after this time."""
 MAX_UNSENT_BYTES = 1 << 26
 """With more results than this waiting for the network, workers are not read."""
 HOST_LETTERS = 100
@@ -162,6 +171,7 @@ class Agent:
         self._told_waiting = False
         self._answer_timer: Timer | None = None
         self._paused = False
+        self._resting: list[Channel] = []
         self._computed = 0
         self._over = False
         self._stopped = False
@@ -221,7 +231,7 @@ class Agent:
         if self._crew.deadline is None:
             return
         for node, post in self._posts.items():
-            if self._paused or post.channel.receiving:
+            if post.channel.paused or post.channel.receiving:
                 self._crew.answering(node, listened_at)
         self._crew.tick(listened_at, lambda node: self._posts[node].printed.last_lines())
 
@@ -339,10 +349,29 @@ class Agent:
             self._crew.message(message, self._loop.now())
 
     def _from_worker(self, node: NodeKey, messages: list[Message]) -> None:
+        now = self._loop.now()
         for message in messages:
-            self._crew.worker_message(node, message, self._loop.now())
+            self._crew.worker_message(node, message, now)
             if isinstance(message, Result):
                 self._computed += 1
+            elif isinstance(message, Results):
+                self._computed += len(message.run)
+                self._rest(node, len(message.run))
+
+    def _rest(self, node: NodeKey, results: int) -> None:
+        """Leave a worker that answers fast alone for a moment: then more answers come at a time."""
+        if results < MANY_RESULTS:
+            return
+        channel = self._posts[node].channel
+        channel.pause(True)
+        if not self._resting:
+            self._loop.call_in(REST_SECONDS, self._rested)
+        self._resting.append(channel)
+
+    def _rested(self) -> None:
+        for channel in self._resting:
+            channel.pause(self._paused)
+        self._resting.clear()
 
     def _beat(self) -> None:
         if self._connection is not None:

@@ -202,14 +202,16 @@ class _Listening:
         self._reports = reports
         self.sendall: Callable[[Buffer], None] = channel.sendall
 
-    def recv_into(self, buffer: memoryview, /) -> int:
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        if flags & socket.MSG_DONTWAIT:
+            return self._channel.recv_into(buffer, nbytes, flags)
         sources: list[socket.socket | _Reports] = [self._channel, self._reports]
         while True:
             ready = _readable(sources)
             if self._reports in ready and not self._reports.read():
                 sources.remove(self._reports)
             if self._channel in ready:
-                return self._channel.recv_into(buffer)
+                return self._channel.recv_into(buffer, nbytes, flags)
 
 
 def _readable(sources: Iterable[Any], timeout_s: float | None = None) -> list[Any]:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .core.linkspeed import LinkSpeed
-from .core.messages import FROM_WORKER, Buffer, Message, MessageReader, encode
+from .core.messages import AnswerReader, Buffer, Message, encode
 from .core.session import Session
 from .errors import ProtocolError, RefusedError
 from .loop import READ, WRITE, Loop
@@ -66,6 +66,11 @@ class Link(ABC):
     def raw(self) -> socket.socket:
         """The socket itself, for a forked child to close."""
         return self._socket
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is not read."""
+        return self._paused
 
     def send(self, message: Message) -> None:
         """Queue a message; it goes out when the loop waits next, together with others."""
@@ -284,7 +289,7 @@ class Channel(Link):
     def __init__(
         self, loop: Loop, sock: socket.socket, *, on_messages: OnMessages, on_end: OnEnd
     ) -> None:
-        self._reader = MessageReader(FROM_WORKER)
+        self._reader = AnswerReader()
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 

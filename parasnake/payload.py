@@ -42,6 +42,7 @@ from typing import Any, ClassVar, NoReturn, cast
 
 from . import compression
 from .byvalue import ByValue, has_name, made_at_run_time, name_of_remade
+from .core.linkspeed import FAST
 from .core.messages import Buffer
 from .errors import PayloadError, UnreadablePayload
 from .places import find_place
@@ -52,10 +53,14 @@ RAW_BYTES = 64 * 1024
 SMALL_BUFFER_BYTES = 4096
 """Buffers below this size go into the pickle: a copy is cheaper than a part of its own."""
 
+JOINED_BYTES = 4096
+"""What is no larger than this becomes one part."""
+
 ALIGNMENT_BYTES = 64
 
 _PROTOCOL = 5
 _PICKLE = 0x80
+_ONLY_PICKLE = bytes([_PICKLE])
 _PICKLE_AND_BUFFERS = 1
 _BYTES = 2
 _BYTEARRAY = 3
@@ -156,6 +161,45 @@ def plain(wire: Buffer) -> Buffer:
     return _expanded(view) if view and view[0] == _COMPRESSED else wire
 
 
+def parts_of(
+    obj: object, *, name: str = "data", bytes_per_second: float = FAST
+) -> tuple[memoryview | bytes, ...]:
+    """Serialise an object that stays as it is until it has been sent; a small one becomes one part.
+
+    It is compressed if that is good for a link of this speed, see ``compressed``.
+
+    Raises
+    ------
+    PayloadError: as ``dumps``
+    """
+    if type(obj) in _SMALL_TYPES:
+        return (pickle.dumps(obj, _PROTOCOL),)
+    return _joined(compressed(dumps(obj, name=name), bytes_per_second))
+
+
+def wire_form(
+    obj: object, *, name: str = "data", bytes_per_second: float = FAST
+) -> tuple[memoryview | bytes, ...]:
+    """Serialise an object for good: what becomes of it later changes nothing.
+
+    It is compressed if that is good for a link of this speed, see ``compressed``.
+
+    Raises
+    ------
+    PayloadError: as ``dumps``
+    """
+    if type(obj) in _SMALL_TYPES:
+        return (pickle.dumps(obj, _PROTOCOL),)
+    return _joined(compressed(dumps(obj, name=name), bytes_per_second).detached())
+
+
+def _joined(payload: Payload) -> tuple[memoryview | bytes, ...]:
+    parts = payload.parts
+    if len(parts) > 1 and payload.size <= JOINED_BYTES:
+        return (b"".join(parts),)
+    return tuple(parts)
+
+
 def loads(buffer: Any) -> Any:
     """Rebuild an object from its wire form.
 
@@ -175,6 +219,11 @@ def loads(buffer: Any) -> Any:
     UnreadablePayload: something in it can't be imported or rebuilt here.
     PayloadError: the bytes are damaged or incomplete.
     """
+    if type(buffer) is bytes and buffer[:1] == _ONLY_PICKLE:
+        try:
+            return pickle.loads(buffer)
+        except Exception as error:
+            return _read_again(buffer, (), error)
     wire = memoryview(buffer).cast("B")
     if not wire:
         raise PayloadError("damaged payload: it is empty")
@@ -431,14 +480,14 @@ def _type_name(cls: type) -> str:
     )
 
 
-def _unpickle(stream: memoryview, buffers: Sequence[memoryview]) -> Any:
+def _unpickle(stream: memoryview | bytes, buffers: Sequence[memoryview]) -> Any:
     try:
         return pickle.loads(stream, buffers=buffers)
     except Exception as error:
         return _read_again(stream, buffers, error)
 
 
-def _read_again(stream: memoryview, buffers: Sequence[memoryview], error: Exception) -> Any:
+def _read_again(stream: memoryview | bytes, buffers: Sequence[memoryview], error: Exception) -> Any:
     """Read a pickle slowly that could not be read fast: rebuild it after all, or say why not."""
     reader = _SlowUnpickler(io.BytesIO(stream), buffers=buffers)
     try:

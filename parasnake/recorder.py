@@ -9,7 +9,7 @@ from parasnake.core import journal as entries
 from parasnake.core import tasks
 from parasnake.core.census import Census
 from parasnake.core.farm import Step
-from parasnake.core.ids import NodeKey
+from parasnake.core.ids import NodeKey, TaskId
 from parasnake.core.messages import Parts
 from parasnake.core.scheduler import Scheduler
 from parasnake.errors import JournalError
@@ -61,10 +61,10 @@ class Recorder:
         self._ahead = self._note(self._scheduler.pending)
         self._journal.commit()
 
-    def handed_out(self, node: NodeKey, payload: Parts) -> None:
-        """``new_data`` has given the newest task, for this node."""
+    def handed_out(self, task: TaskId, node: NodeKey, payload: Parts) -> None:
+        """``new_data`` has given this task, for this node."""
         if payload or self._hooks.failed is not None:
-            self._journal.handed_out(self._scheduler.newest, node, payload)
+            self._journal.handed_out(task, node, payload)
 
     def met(self, node: NodeKey, name: str) -> None:
         """A node has joined."""

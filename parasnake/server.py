@@ -22,7 +22,7 @@ from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import tasks
 from parasnake.core.farm import Farm, Job, Peer
-from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId
+from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
 from parasnake.core.messages import Failure, Message, Pace, Parts, Quit, QuitKind
@@ -50,7 +50,11 @@ from parasnake.tracebacks import last_line, of_user_code
 
 log = logging.getLogger(__name__)
 
-WORK_SECONDS = 0.01
+ASK_SECONDS = 0.0003
+"""How long new data is got for one node on end."""
+ASK_BYTES = 1 << 20
+"""So many bytes of data for one node are enough for a moment."""
+WORK_SECONDS = 0.003
 """How long hooks run on end before the sockets are looked at again."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
@@ -453,17 +457,20 @@ class Server:
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
-        until = self._loop.now() + WORK_SECONDS
+        now, next_step, perform = self._loop.now, self._farm.next_step, self._perform
+        recorder, ends_by_hook = self._recorder, self._hooks.job_done is not None
+        until = now() + WORK_SECONDS
         while not self._over:
-            step = self._farm.next_step()
+            step = next_step()
             if step is None:
                 return False
-            if self._recorder is not None and type(step) in RECORDED:
-                self._recorder.before(step)
-            self._perform[type(step)](step)
-            if self._changed and self._hooks.job_done and self._is_done():
+            kind = type(step)
+            if recorder is not None and kind in RECORDED:
+                recorder.before(step)
+            perform[kind](step)
+            if ends_by_hook and self._changed and self._is_done():
                 return True
-            if self._loop.now() >= until:
+            if now() >= until:
                 return True
         return True
 
@@ -630,32 +637,61 @@ class Server:
         node_id = NodeId(bytes=step.node) if step.node is not None else None
         value = self._call(hook, node_id=node_id) if hook else None
         try:
-            parts = _parts_of(value, self._pace_to(step.peer))
+            parts = payload.wire_form(value, bytes_per_second=self._pace_to(step.peer))
         except PayloadError as error:
             raise PayloadError(f"what @app.init_data returned cannot be sent: {error}") from error
         self._farm.init_given(step.peer, step.node, parts)
 
     def _ask_data(self, step: tasks.AskData) -> None:
-        data = self.next_data(step.node)
-        if data is None:
-            self._scheduler.nothing(self._loop.now())
-            if self._journal is not None:
-                self._journal.nothing(step.node)
+        """Get data until there is enough, or getting it takes a while: others may be idle."""
+        until = self._loop.now() + ASK_SECONDS
+        pace = self._pace_to(self._scheduler.nodes[step.node].peer)
+        given: list[tuple[Parts, Any]] = []
+        size = 0
+        for _ in range(step.pieces):
+            data = self.next_data(step.node)
+            if data is None or data is EXHAUSTED:
+                self._give(step.node, given)
+                self._nothing_given(step.node, exhausted=data is EXHAUSTED)
+                return
+            try:
+                parts = payload.wire_form(data, bytes_per_second=pace)
+            except PayloadError as error:
+                self._give(step.node, given)
+                self._refuse(step.node, data, error)
+                return
+            given.append((parts, data))
+            size += len(parts[0])
+            if size > ASK_BYTES or self._loop.now() > until:
+                break
+        self._give(step.node, given)
+
+    def _give(self, node: NodeKey, pieces: list[tuple[Parts, Any]]) -> None:
+        if not pieces:
             return
-        if data is EXHAUSTED:
-            self._scheduler.exhaust()
-            if self._journal is not None:
-                self._journal.note(Exhausted())
-            return
-        parts: Parts = ()
-        try:
-            parts = _parts_of(data, self._pace_to(self._scheduler.nodes[step.node].peer))
-        except PayloadError as error:
-            self._scheduler.refuse(data, str(error), of_user_code(error))
-        else:
-            self._send(self._farm.give(parts, data))
         if self._recorder is not None:
-            self._recorder.handed_out(step.node, parts)
+            first = self._scheduler.handed_out
+            for task, (parts, _) in enumerate(pieces, first):
+                self._recorder.handed_out(TaskId(task), node, parts)
+        for send in self._farm.give(pieces):
+            self._send(send)
+
+    def _refuse(self, node: NodeKey, data: object, error: PayloadError) -> None:
+        self._scheduler.refuse(data, str(error), of_user_code(error))
+        if self._recorder is not None:
+            self._recorder.handed_out(self._scheduler.newest, node, ())
+
+    def _nothing_given(self, node: NodeKey, *, exhausted: bool) -> None:
+        if exhausted:
+            self._scheduler.exhaust()
+        else:
+            self._scheduler.nothing(self._loop.now())
+        if self._journal is None:
+            return
+        if exhausted:
+            self._journal.note(Exhausted())
+        else:
+            self._journal.nothing(node)
 
     def next_data(self, node: NodeKey) -> Any:
         """Ask ``new_data``: it gives data, None for nothing just now, or ``EXHAUSTED``."""
@@ -688,7 +724,10 @@ class Server:
                 self.give_up(task, self._task_failed(task, node, reason, of_user_code(error)))
                 return
             node_id = self._id_for(hook, task.owner)
-            self._call(hook, result=result, data=task.data, node_id=node_id)
+            try:
+                hook(result=result, data=task.data, node_id=node_id)
+            except Exception as error:
+                raise HookError(hook.name) from error
         self._tally.merged += 1
         self._tally.process_seconds += seconds
 
@@ -755,14 +794,6 @@ class Server:
     @staticmethod
     def _id_for(hook: Hook, node: NodeKey) -> NodeId | None:
         return NodeId(bytes=node) if "node_id" in hook.asks_for else None
-
-
-def _parts_of(obj: object, pace: float) -> Parts:
-    """Serialise what a hook gave for a link of this speed, in bytes per second.
-
-    It is sent later, and the user may have changed it by then.
-    """
-    return tuple(payload.compressed(payload.dumps(obj), pace).detached().parts)
 
 
 def _fixed_pace(config: Config, *, is_local: bool) -> float | None:

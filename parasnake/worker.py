@@ -11,16 +11,18 @@ import contextlib
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from parasnake import arguments, payload
-from parasnake.core.ids import NodeId, NodeKey
+from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
 from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
     TO_WORKER,
     Buffer,
+    Cancel,
+    Dropped,
     Failure,
     FailureKind,
     Init,
@@ -28,9 +30,11 @@ from parasnake.core.messages import (
     MessageReader,
     NodeBroken,
     Pace,
+    Parts,
     Ready,
     Result,
     Task,
+    Tasks,
     encode,
 )
 from parasnake.core.seeds import task_seed
@@ -39,13 +43,19 @@ from parasnake.hooks import Hook
 from parasnake.tracebacks import last_line, of_user_code
 
 READ_BYTES = 1 << 16
+LOOK_SECONDS = 0.001
+"""A worker that has more to do looks so often whether some of it has been cancelled."""
+
+
+Item = tuple[TaskId, Attempt, Parts]
+"""A task in a worker's queue: which one, which attempt, and its serialised data."""
 
 
 class WorkerChannel(Protocol):
     """What a worker needs of its channel; a blocking socket has it."""
 
-    def recv_into(self, buffer: memoryview, /) -> int:
-        """Wait for bytes and read them; 0 at the end."""
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        """Read bytes, after waiting for them if the flags allow; 0 at the end."""
 
     def sendall(self, data: Buffer, /) -> None:
         """Write all of it."""
@@ -89,32 +99,63 @@ class Worker:
         self._pace = FAST
         self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._queue: deque[Item | Init] = deque()
+        self._cancelled: set[tuple[TaskId, Attempt]] = set()
+        self._looked_at = 0.0
 
     def run(self) -> None:
         """Work until the other end of the channel is closed."""
-        for message in self._messages():
-            if isinstance(message, Task):
-                answer = self._compute(message)
-            elif isinstance(message, Pace):
-                self._pace = message.bytes_per_second
-                continue
-            else:
-                assert isinstance(message, Init)
-                answer = self._begin(message)
-            try:
-                _send(self._channel, answer)
-            except (BrokenPipeError, ConnectionResetError):
-                return  # the agent has gone, and nobody wants the result
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while self._queue or self._read():
+                if self._queue:
+                    _send(self._channel, self.answer(self._queue.popleft()))
+                    self._look()
 
-    def _messages(self) -> Iterator[Message]:
-        reader, buffer = self._reader, memoryview(bytearray(READ_BYTES))
-        with contextlib.suppress(ConnectionResetError):
-            while True:
-                target = reader.target
-                count = self._channel.recv_into(buffer if target is None else target)
-                if not count:
-                    return
-                yield from reader.feed(buffer[:count]) if target is None else reader.filled(count)
+    def answer(self, item: Item | Init) -> Message:
+        """Do what one of these in the queue asks for."""
+        if isinstance(item, Init):
+            return self._begin(item)
+        task, attempt, wire = item
+        if self._cancelled and (task, attempt) in self._cancelled:
+            self._cancelled.remove((task, attempt))
+            return Dropped(self._node, task, attempt)
+        return self._compute(task, attempt, wire)
+
+    def _look(self) -> None:
+        """Take in what has come meanwhile: some of what waits here may be cancelled."""
+        now = time.perf_counter()
+        if not self._queue:
+            self._cancelled.clear()  # it was for what is over
+        elif now > self._looked_at + LOOK_SECONDS:
+            self._looked_at = now
+            with contextlib.suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+
+    def _read(self, flags: int = 0) -> bool:
+        """Take in some of what has come; false at the end."""
+        target = self._reader.target
+        count = self._channel.recv_into(self._buffer if target is None else target, 0, flags)
+        if target is None:
+            self.take(self._reader.feed(self._buffer[:count]))
+        else:
+            self.take(self._reader.filled(count))
+        return count > 0
+
+    def take(self, messages: list[Message]) -> None:
+        """Queue what these messages ask for."""
+        for message in messages:
+            match message:
+                case Tasks(_, run):
+                    self._queue += run
+                case Task(_, task, attempt, payload):
+                    self._queue.append((task, attempt, payload))
+                case Init():
+                    self._queue.append(message)
+                case Pace(bytes_per_second):
+                    self._pace = bytes_per_second
+                case Cancel(_, task, attempt):
+                    self._cancelled.add((task, attempt))
 
     def _begin(self, message: Init) -> Message:
         self._job_seed = message.seed
@@ -130,20 +171,17 @@ class Worker:
             return NodeBroken(self._node, hook + last_line(error), of_user_code(error))
         return Ready(self._node)
 
-    def _compute(self, task: Task) -> Message:
+    def _compute(self, task: TaskId, attempt: Attempt, wire: Parts) -> Message:
+        named = self._node, task, attempt
         try:
-            data = payload.loads(task.payload[0])
+            data = payload.loads(wire[0])
         except UnreadablePayload as error:
             reason = f"its data cannot be rebuilt on the node: {_unreadable(error)}"
-            return self._failure(
-                task, 0.0, FailureKind.UNREADABLE_DATA, reason, error, module=error.module
-            )
+            failure = _failure(named, 0.0, FailureKind.UNREADABLE_DATA, reason, error)
+            return failure._replace(module=error.module or "")
         except PayloadError as error:
-            return self._failure(task, 0.0, FailureKind.UNREADABLE_DATA, str(error), error)
-        return self._process(task, data)
-
-    def _process(self, task: Task, data: object) -> Message:
-        seed = task_seed(self._job_seed, task.task) if self._wants_seed else None
+            return _failure(named, 0.0, FailureKind.UNREADABLE_DATA, str(error), error)
+        seed = task_seed(self._job_seed, task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
             result = self._hooks.process(
@@ -151,30 +189,24 @@ class Worker:
             )
         except Exception as error:
             seconds = time.perf_counter() - begin
-            return self._failure(task, seconds, FailureKind.EXCEPTION, last_line(error), error)
+            return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)
         seconds = time.perf_counter() - begin
         try:
-            dumped = payload.dumps(result, name="result")
-            parts = tuple(payload.compressed(dumped, self._pace).parts)
+            parts = payload.parts_of(result, name="result", bytes_per_second=self._pace)
+            return Result(*named, seconds, parts)
         except PayloadError as error:
             reason = f"its result cannot be sent: {error}"
-            return self._failure(task, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)
-        return Result(self._node, task.task, task.attempt, seconds, parts)
+            return _failure(named, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)
 
-    def _failure(
-        self,
-        task: Task,
-        seconds: float,
-        kind: FailureKind,
-        reason: str,
-        error: Exception,
-        *,
-        module: str = "",
-    ) -> Failure:
-        text = of_user_code(error)
-        return Failure(
-            self._node, task.task, task.attempt, seconds, kind, reason, text, module or ""
-        )
+
+def _failure(
+    named: tuple[NodeKey, TaskId, Attempt],
+    seconds: float,
+    kind: FailureKind,
+    reason: str,
+    error: Exception,
+) -> Failure:
+    return Failure(*named, seconds, kind, reason, of_user_code(error), "")
 
 
 def _send(channel: WorkerChannel, message: Message) -> None:

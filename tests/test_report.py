@@ -68,7 +68,7 @@ def busy_scheduler() -> Scheduler:
     source.join(NodeKey(b"a" * 16), PeerId(0))
     source.join(NodeKey(b"b" * 16), PeerId(0))
     source.next_step()
-    source.give((b"data",), None)
+    source.give([((b"data",), None)])
     return source
 
 
@@ -174,7 +174,7 @@ def test_progress_in_the_log_without_a_total(log: pytest.LogCaptureFixture) -> N
     source = Scheduler(Policy())
     source.join(NODE, PeerId(0))
     source.next_step()
-    source.give((b"data",), None)
+    source.give([((b"data",), None)])
     source.lose(NODE, tasks.Loss.LOST, "gone")
     source.join(NodeKey(b"b" * 16), PeerId(0))
     Progress("squares", None, Tally(0.0, merged=3), source, line=False).show(2.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from .ids import Attempt, NodeKey, TaskId
 from .messages import (
     AskInit,
     Cancel,
+    Dropped,
     Failure,
     Goodbye,
     Held,
@@ -34,8 +35,10 @@ from .messages import (
     Ready,
     Refused,
     Result,
+    Results,
     Taken,
     Task,
+    Tasks,
     Want,
     Welcome,
 )
@@ -43,6 +46,10 @@ from .tasks import digest_of
 
 MAX_FAILED_STARTS = 3
 """An agent gives up when this many workers in a row ended before they were ready."""
+WORTH_ENDING_S = 0.1
+"""A worker whose tasks take less is not ended for what it computes in vain: a new one costs as much."""
+SMOOTHING = 0.2
+"""Weight of the newest tasks in the mean of a worker."""
 
 
 Sending = tuple[TaskId, Attempt]
@@ -53,6 +60,24 @@ class Answer(NamedTuple):
 
     message: Result | Failure
     data: Parts
+
+
+class Sent(NamedTuple):
+    """What was sent to the server, and to what data it was the answer."""
+
+    node: NodeKey
+    message: Result | Results | Failure
+    data: list[Parts]
+
+    def answers(self) -> Iterator[tuple[Sending, Answer]]:
+        """The same, one by one."""
+        message = self.message
+        if isinstance(message, Results):
+            for (task, attempt, seconds, payload), data in zip(message.run, self.data, strict=True):
+                result = Result(self.node, task, attempt, seconds, payload)
+                yield (task, attempt), Answer(result, data)
+        else:
+            yield (message.task, message.attempt), Answer(message, self.data[0])
 
 
 @dataclass(slots=True)
@@ -66,8 +91,17 @@ class Worker:
     """What it has not answered, with the data, in the order of sending."""
     begun_at: float = 0.0
     """When it began the oldest of these."""
+    cancelled: set[Sending] = field(default_factory=set)
+    """What it had not begun, as far as was known, and shall not: its word on that is not passed on."""
+    mean_seconds: float | None = None
     answered: dict[Sending, Answer] = field(default_factory=dict)
-    """Answers that the server may not have yet, in their order."""
+    """Answers that the server does not have, in their order."""
+
+    def learn(self, seconds: float, count: int) -> None:
+        """So many tasks have taken so long together."""
+        if self.mean_seconds is None:
+            self.mean_seconds = seconds / count
+        self.mean_seconds += SMOOTHING * (seconds / count - self.mean_seconds)
 
 
 class ToServer(NamedTuple):
@@ -160,7 +194,8 @@ class Crew:
         self._leaving = False
         self._in = False  # whether the server on this connection has taken us
         self._served = False  # whether it has given us work there
-        self._sent: deque[tuple[NodeKey, Sending]] = deque()  # answers on this connection
+        self._sent: deque[Sent] = deque()  # answers on this connection that may not be safe yet
+        self._unsafe = 0  # how many they are
         self._taken = 0  # how many more there were, which are safe
         self._steps: deque[Step] = deque([ToServer(hello)])
 
@@ -195,7 +230,12 @@ class Crew:
         if self._leaving:
             return
         if isinstance(message, Task):
-            self._task(message, now)
+            self._tasks(message, {(message.task, message.attempt): message.payload}, now)
+            return
+        if isinstance(message, Tasks):
+            self._tasks(
+                message, {(task, attempt): data for task, attempt, data in message.run}, now
+            )
             return
         match message:
             case Welcome():
@@ -211,7 +251,7 @@ class Crew:
             case Want(node, task, attempt):
                 self._wanted(node, (task, attempt))
             case Cancel(node, task, attempt):
-                self._cancel(node, (task, attempt))
+                self._cancel(message, node, (task, attempt), now)
             case Taken(answers):
                 self._take(answers)
             case Pace():
@@ -278,47 +318,58 @@ class Crew:
 
     def _wanted(self, node: NodeKey, sending: Sending) -> None:
         worker = self._workers.get(node)
-        answer = worker.answered.get(sending) if worker is not None else None
+        answer = worker.answered.pop(sending, None) if worker is not None else None
         if answer is not None:
-            self._send_answer(node, sending, answer)
+            self._send_answers(Sent(node, answer.message, [answer.data]))
 
-    def _cancel(self, node: NodeKey, sending: Sending) -> None:
-        """If a worker is computing just that, it is ended; what only waits for it is left to it."""
-        self._forget(node, sending)
+    def _cancel(self, message: Cancel, node: NodeKey, sending: Sending, now: float) -> None:
+        """A worker that is computing just that is ended; what only waits for it is taken from it."""
         worker = self._workers.get(node)
-        if worker is None or not self._replace or next(iter(worker.open), None) != sending:
+        if worker is None:
+            return
+        worker.answered.pop(sending, None)
+        if sending not in worker.open:
+            return
+        if next(iter(worker.open)) == sending:
+            self._end_computing(node, worker, now)
+            return
+        del worker.open[sending]
+        worker.cancelled.add(sending)
+        self._steps.append(ToWorker(node, message))
+        self._say(Dropped(node, *sending))
+
+    def _end_computing(self, node: NodeKey, worker: Worker, now: float) -> None:
+        mean = worker.mean_seconds
+        short = mean is not None and max(mean, now - worker.begun_at) < WORTH_ENDING_S
+        if short or not self._replace:
             return
         del self._workers[node]
         self._steps.append(EndWorker(node, "what it computed is not wanted any more"))
         self._say(NodeGone(node, False, False, "", ""))
         self._steps.append(StartWorker(worker.slot))
 
-    def _forget(self, node: NodeKey, sending: Sending) -> None:
-        worker = self._workers.get(node)
-        if worker is not None:
-            worker.answered.pop(sending, None)
-
     def _take(self, answers: int) -> None:
-        if answers > self._taken + len(self._sent):
+        if answers > self._taken + self._unsafe:
             raise MessageError("Taken of more answers than there were")
-        while self._taken < answers:
-            self._taken += 1
-            self._forget(*self._sent.popleft())
+        while self._sent and self._taken + len(self._sent[0].data) <= answers:
+            count = len(self._sent.popleft().data)
+            self._taken += count
+            self._unsafe -= count
 
-    def _send_answer(self, node: NodeKey, sending: Sending, answer: Answer) -> None:
-        if self._in:
-            self._sent.append((node, sending))
-            self._say(answer.message)
+    def _send_answers(self, sent: Sent) -> None:
+        self._sent.append(sent)
+        self._unsafe += len(sent.data)
+        self._say(sent.message)
 
-    def _task(self, task: Task, now: float) -> None:
-        worker = self._workers.get(task.node)
+    def _tasks(self, message: Task | Tasks, tasks: dict[Sending, Parts], now: float) -> None:
+        worker = self._workers.get(message.node)
         if worker is None:
             return  # it has died; the server hears of that
         self._served = True
         if not worker.open:
             worker.begun_at = now
-        worker.open[task.task, task.attempt] = task.payload
-        self._steps.append(ToWorker(task.node, task))
+        worker.open.update(tasks)
+        self._steps.append(ToWorker(message.node, message))
 
     @staticmethod
     def _farewell(kind: int, reason: str) -> str:
@@ -328,9 +379,12 @@ class Crew:
         """The connection has ended without a word; the workers go on."""
         if self._in and not self._leaving:
             self._steps.append(Away(reason))
+        for sent in self._sent:
+            if sent.node in self._workers:
+                self._workers[sent.node].answered.update(sent.answers())
         self._in = self._served = False
         self._sent.clear()
-        self._taken = 0
+        self._unsafe = self._taken = 0
         self._drop(ToServer)
 
     def connected(self) -> None:
@@ -376,11 +430,13 @@ class Crew:
         worker = self._workers.get(node)
         if worker is None or self._leaving:
             return
-        if isinstance(message, Result | Failure):
+        if isinstance(message, Result | Failure | Results):
             worker.begun_at = now  # the next one in its queue
-            self._answer(node, worker, message)
+            self._answers(node, worker, message)
             return
         match message:
+            case Dropped(_, task, attempt) if (task, attempt) in worker.cancelled:
+                worker.cancelled.remove((task, attempt))
             case Ready() if not worker.ready:
                 worker.ready = True
                 self._failed_starts = 0
@@ -392,13 +448,35 @@ class Crew:
             case _:
                 raise MessageError(f"a worker may not send {type(message).__name__} now")
 
-    def _answer(self, node: NodeKey, worker: Worker, message: Result | Failure) -> None:
-        sending = message.task, message.attempt
-        data = worker.open.pop(sending, None)
-        if data is None:
-            raise MessageError("a worker answered what it was not asked")
-        answer = worker.answered[sending] = Answer(message, data)
-        self._send_answer(node, sending, answer)
+    def _answers(self, node: NodeKey, worker: Worker, message: Result | Results | Failure) -> None:
+        if isinstance(message, Results):
+            named = [(task, attempt) for task, attempt, _, _ in message.run]
+            worker.learn(sum(seconds for _, _, seconds, _ in message.run), len(named))
+        else:
+            named = [(message.task, message.attempt)]
+            worker.learn(message.seconds, 1)
+        if worker.cancelled and not worker.cancelled.isdisjoint(named):
+            self._answers_one_by_one(node, worker, message)
+            return
+        try:
+            sent = Sent(node, message, list(map(worker.open.pop, named)))
+        except KeyError:
+            raise MessageError("a worker answered what it was not asked") from None
+        if self._in:
+            self._send_answers(sent)
+        else:
+            worker.answered.update(sent.answers())
+
+    def _answers_one_by_one(
+        self, node: NodeKey, worker: Worker, message: Result | Results | Failure
+    ) -> None:
+        """It had begun what was cancelled just then: that is not passed on, but the rest is."""
+        count = len(message.run) if isinstance(message, Results) else 1
+        for sending, answer in Sent(node, message, [()] * count).answers():
+            if sending in worker.cancelled:
+                worker.cancelled.remove(sending)
+            else:
+                self._answers(node, worker, answer.message)
 
     def worker_gone(self, node: NodeKey, reason: str, output: str = "") -> None:
         """A worker process has ended by itself; all that it said before has been passed on.

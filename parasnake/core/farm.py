@@ -7,15 +7,19 @@ and takes from it what to do (``next_step``): messages to send, hooks to call, t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import MessageError
-from .ids import JobId, NodeKey, PeerId, TaskId
+from .ids import Attempt, JobId, NodeKey, PeerId, TaskId
 from .messages import (
     PROTOCOL_VERSION,
+    RUN_BYTES,
+    SMALL_PAYLOAD,
     AskInit,
     Cancel,
+    Dropped,
     Failure,
     FailureKind,
     Goodbye,
@@ -32,8 +36,10 @@ from .messages import (
     RefusalKind,
     Refused,
     Result,
+    Results,
     Taken,
     Task,
+    Tasks,
     Want,
     Welcome,
 )
@@ -74,6 +80,8 @@ class Peer:
 
     id: PeerId
     address: str
+    delay: float = 0.0
+    """Seconds that a message and its answer are on their way."""
     hello: Hello | None = None
     nodes: dict[NodeKey, None] = field(default_factory=dict)
     """In the order in which they became ready."""
@@ -213,9 +221,9 @@ class Farm:
 
     # ---- what happened
 
-    def connected(self, peer_id: PeerId, address: str, now: float) -> None:
-        """A connection has been authenticated."""
-        self._peers[peer_id] = Peer(peer_id, address)
+    def connected(self, peer_id: PeerId, address: str, now: float, *, delay: float = 0.0) -> None:
+        """A connection has been authenticated; a message and its answer take ``delay`` seconds."""
+        self._peers[peer_id] = Peer(peer_id, address, delay)
         self._heard[peer_id] = now
 
     def heard(self, peer_id: PeerId, now: float) -> None:
@@ -258,22 +266,35 @@ class Farm:
             return
         if not peer.welcomed and not isinstance(message, Goodbye):
             raise MessageError(f"{type(message).__name__} before the welcome")
-        if isinstance(message, Result):
-            self._own(peer, message.node)
-            if not message.payload:
-                raise MessageError("a Result without a payload")
-            self._answered(peer, message.task, sum(map(len, message.payload)))
-            self.scheduler.result(*message)
+        if isinstance(message, Results):
+            self._results(peer, message.node, message.run)
+        elif isinstance(message, Result):
+            self._results(peer, message.node, [message[1:]])
         else:
             self._other(peer, message)
+
+    def _results(
+        self,
+        peer: Peer,
+        node: NodeKey,
+        answers: Sequence[tuple[TaskId, Attempt, float, Parts]],
+    ) -> None:
+        self._own(peer, node)
+        if not all(payload and len(payload[0]) for *_, payload in answers):
+            raise MessageError("a result without a payload")
+        _, size = self.scheduler.results(node, answers)
+        self._answered(peer, len(answers), size)
 
     def _other(self, peer: Peer, message: Message) -> None:
         match message:
             case Failure(node, task, attempt, _, kind, reason, remote, _):
                 self._own(peer, node)
                 final = kind == FailureKind.UNPICKLABLE_RESULT
-                self._answered(peer, task, 0)
+                self._answered(peer, 1, self.scheduler.size_of(task))
                 self.scheduler.failure(node, task, attempt, reason, remote, final=final)
+            case Dropped(node, task, attempt):
+                self._own(peer, node)
+                self.scheduler.dropped(node, task, attempt)
             case Held():
                 self._hold(peer, message)
             case Ready(node):
@@ -382,7 +403,7 @@ class Farm:
             raise MessageError("Ready for a node that is there already")
         peer.nodes[node] = None
         held = peer.held.pop(node, [])
-        wanted = self.scheduler.join(node, peer.id, held)
+        wanted = self.scheduler.join(node, peer.id, held, delay=peer.delay)
         self._steps.append(NodeJoined(peer, node))
         for holding, is_wanted in zip(held, wanted, strict=True):
             named = node, holding.task, holding.attempt
@@ -399,9 +420,10 @@ class Farm:
         self._steps.append(Drop(known.peer))
         self._remove(self._peers[known.peer], Loss.LOST, "it came back on another connection")
 
-    def _answered(self, peer: Peer, task: TaskId, size: int) -> None:
-        peer.answers += 1
-        peer.bytes += size + self.scheduler.size_of(task)
+    def _answered(self, peer: Peer, count: int, size: int) -> None:
+        """So many answers have come; with their data they were so many bytes."""
+        peer.answers += count
+        peer.bytes += size
         if peer.answers - peer.taken >= TAKEN_ANSWERS or peer.bytes >= TAKEN_BYTES:
             self._due[peer.id] = None
 
@@ -468,20 +490,35 @@ class Farm:
             return self._steps.popleft()
         step = self.scheduler.next_step() if self._quit is None else None
         if isinstance(step, Assign):
-            return self.sending(step)
+            return self.sending(step)[0]
         if isinstance(step, Withdraw):
             return Send(step.node.peer, Cancel(step.node.key, step.task, step.attempt))
         return step
 
     @staticmethod
-    def sending(step: Assign) -> Send:
-        """Turn an assignment into the message that carries it."""
-        task, node = step.task, step.node
-        return Send(node.peer, Task(node.key, task.id, step.attempt, task.payload))
+    def sending(assign: Assign) -> list[Send]:
+        """Turn an assignment into the messages that carry it: few, if its tasks are small."""
+        node, assigned = assign
+        sends: list[Send] = []
+        run: list[tuple[TaskId, Attempt, Parts]] = []
+        size = 0
+        for task in assigned:
+            if run and (task.size > SMALL_PAYLOAD or size >= RUN_BYTES):
+                sends.append(Send(node.peer, Tasks(node.key, run)))
+                run, size = [], 0
+            if task.size > SMALL_PAYLOAD or len(assigned) == 1:
+                message = Task(node.key, task.id, task.newest, task.payload)
+                sends.append(Send(node.peer, message))
+            else:
+                run.append((task.id, task.newest, task.payload))
+                size += task.size
+        if run:
+            sends.append(Send(node.peer, Tasks(node.key, run)))
+        return sends
 
-    def give(self, payload: Parts, data: object) -> Send:
-        """Answer to ``AskData``: returns the message to send."""
-        return self.sending(self.scheduler.give(payload, data))
+    def give(self, pieces: Iterable[tuple[Parts, object]]) -> list[Send]:
+        """Answer to ``AskData``: so many new tasks; returns the messages to send."""
+        return self.sending(self.scheduler.give(pieces))
 
     def quit(self, kind: QuitKind, reason: str) -> int:
         """The job is over: send everybody home; returns how many open tasks are dropped."""

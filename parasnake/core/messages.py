@@ -2,8 +2,9 @@
 
 A message is a header (kind, one byte; length of what follows, eight bytes, big-endian), fields of
 fixed size, texts (each four bytes of length and UTF-8), and for some kinds a payload, which is the
-rest. ``LAYOUTS`` below is the whole format. Server and agent exchange messages inside the records of
-a session, agent and worker exchange the same messages in clear over a socket pair.
+rest, or a run: many small payloads, each with a few numbers. ``LAYOUTS`` below is the whole format.
+Server and agent exchange messages inside the records of a session, agent and worker exchange the
+same messages in clear over a socket pair.
 
 Of ``Hello`` the first three fields never change, so that any two versions can refuse each other.
 """
@@ -92,6 +93,14 @@ class Result(NamedTuple):
     payload: Parts
 
 
+class Results(NamedTuple):
+    """Worker to agent to server: what ``Result`` says, of several small results of one node."""
+
+    node: NodeKey
+    run: Sequence[tuple[TaskId, Attempt, float, Parts]]
+    """Task, attempt, seconds, payload."""
+
+
 class Failure(NamedTuple):
     """Worker to agent to server: this attempt gave no result.
 
@@ -121,6 +130,14 @@ class Held(NamedTuple):
     attempt: Attempt
     digest: bytes
     finished: bool
+
+
+class Dropped(NamedTuple):
+    """Worker to agent to server: this attempt was cancelled before it had begun."""
+
+    node: NodeKey
+    task: TaskId
+    attempt: Attempt
 
 
 class NodeGone(NamedTuple):
@@ -197,6 +214,14 @@ class Task(NamedTuple):
     payload: Parts
 
 
+class Tasks(NamedTuple):
+    """Server to agent to worker: compute these, each of them small, in this order."""
+
+    node: NodeKey
+    run: Sequence[tuple[TaskId, Attempt, Parts]]
+    """Task, attempt, payload."""
+
+
 class Want(NamedTuple):
     """Server to agent: send the answer to this attempt, which you said that you hold."""
 
@@ -221,7 +246,10 @@ class Pace(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended."""
+    """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended.
+
+    Agent to worker: do not begin with it.
+    """
 
     node: NodeKey
     task: TaskId
@@ -240,8 +268,10 @@ Message = (
     | AskInit
     | Ready
     | Result
+    | Results
     | Failure
     | Held
+    | Dropped
     | NodeGone
     | NodeBroken
     | Heartbeat
@@ -250,6 +280,7 @@ Message = (
     | Refused
     | Init
     | Task
+    | Tasks
     | Want
     | Taken
     | Pace
@@ -259,9 +290,14 @@ Message = (
 
 
 class Layout:
-    """How one kind of message is written: fixed fields first, then texts, then the payload."""
+    """How one kind of message is written: fixed fields first, then texts, then the payload or a run.
 
-    def __init__(self, kind: int, fixed: str, *, texts: int = 0, payload: bool = False) -> None:
+    ``run`` are the fields of one item of a run; the last of them is the length of its payload.
+    """
+
+    def __init__(
+        self, kind: int, fixed: str, *, texts: int = 0, payload: bool = False, run: str = ""
+    ) -> None:
         self.kind = kind
         self.struct = Struct(">" + fixed)
         self.head = Struct(">BQ" + fixed)
@@ -270,6 +306,8 @@ class Layout:
         self.times = [index for index, value in enumerate(fields) if isinstance(value, float)]
         self.texts = texts
         self.payload = payload
+        self.run = Struct(">" + run) if run else None
+        self.run_has_times = "d" in run
 
 
 LAYOUTS: dict[type[Message], Layout] = {
@@ -283,6 +321,8 @@ LAYOUTS: dict[type[Message], Layout] = {
     Heartbeat: Layout(8, ""),
     Goodbye: Layout(9, "", texts=2),
     Held: Layout(10, "16sQI16s?"),
+    Results: Layout(11, "16s", run="QIdI"),
+    Dropped: Layout(12, "16sQI"),
     Welcome: Layout(64, "16sd?16sd", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
     Init: Layout(66, "16s16s", payload=True),
@@ -291,6 +331,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Quit: Layout(69, "B", texts=1),
     Want: Layout(70, "16sQI"),
     Taken: Layout(71, "Q"),
+    Tasks: Layout(72, "16s", run="QII"),
     Pace: Layout(74, "d"),
 }
 Layouts = Mapping[type[Any], Layout]
@@ -303,18 +344,25 @@ def _make(kind: type[Any], *fields: object) -> Any:
 
 
 FROM_AGENT = frozenset(
-    {Hello, AskInit, Held, Ready, Result, Failure, NodeGone, Heartbeat, Goodbye},
+    {
+        *(Hello, AskInit, Held, Ready, Result, Results, Failure, Dropped, NodeGone, Heartbeat),
+        Goodbye,
+    }
 )
-FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Want, Taken, Pace, Cancel, Quit})
-FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, NodeBroken})
-TO_WORKER = frozenset({Init, Pace, Task})
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Tasks, Want, Taken, Pace, Cancel, Quit})
+FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, Dropped, NodeBroken})
+TO_WORKER = frozenset({Init, Pace, Task, Tasks, Cancel})
 
 HEADER = Struct(">BQ")
-_TEXT_LENGTH = Struct(">I")
+_TEXT_LENGTH = _COUNT = Struct(">I")
 MAX_TEXT = 1 << 20
 """Bytes of texts in one message; payloads have no limit but memory."""
 TEXT_LIMIT = MAX_TEXT // 8
 """Bytes of one text; the middle of a longer one is left out."""
+SMALL_PAYLOAD = 1 << 12
+"""A payload of up to this many bytes travels together with others."""
+RUN_BYTES = 1 << 15
+"""So many bytes of payloads make a run long enough."""
 JOIN_LIMIT = 1 << 14
 """A payload shorter than this is sent as one piece with its head."""
 OWN_BUFFER = 1 << 16
@@ -328,6 +376,13 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     """
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
+    if layout.payload and not layout.texts and len(message[-1]) == 1:  # nearly all are such
+        (part,) = message[-1]
+        head = layout.head.pack(layout.kind, layout.struct.size + len(part), *fixed)
+        return [head + part] if len(part) <= JOIN_LIMIT else [head, part]
+    if layout.run is not None:
+        run = _join_run(message[-1], layout.run)
+        return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
     payload: Parts = message[-1] if layout.payload else ()
     size = sum(map(len, payload))
@@ -335,6 +390,33 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     if size <= JOIN_LIMIT:
         return [b"".join((head, *payload))]
     return [head, *payload]
+
+
+def _join_run(items: Sequence[tuple[Any, ...]], fields: Struct) -> bytes:
+    pack = fields.pack
+    table = [pack(*numbers, len(payload)) for *numbers, (payload,) in items]
+    return b"".join([_COUNT.pack(len(items)), *table, *[item[-1][0] for item in items]])
+
+
+def _split_run(kind: type[Any], data: bytes, layout: Layout) -> list[tuple[Any, ...]]:
+    """Return the items of a run, each with its payload in the place of the length of that."""
+    fields = layout.run
+    assert fields is not None
+    if len(data) < _COUNT.size:
+        raise MessageError(f"a {kind.__name__} message ends inside its run")
+    (count,) = _COUNT.unpack_from(data)
+    end = _COUNT.size + count * fields.size
+    if end > len(data):
+        raise MessageError(f"a {kind.__name__} message ends inside its run")
+    items: list[tuple[Any, ...]] = []
+    for *numbers, length in fields.iter_unpack(data[_COUNT.size : end]):
+        start, end = end, end + length
+        items.append((*numbers, (data[start:end],)))
+    if end != len(data):
+        raise MessageError(f"the payloads of a {kind.__name__} message are not as long as it says")
+    if layout.run_has_times and not all(0 <= item[-2] < math.inf for item in items):
+        raise MessageError(f"a {kind.__name__} message has a time that cannot be")
+    return items
 
 
 def _join_texts(texts: Sequence[object]) -> bytes:
@@ -392,7 +474,9 @@ def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any
         texts, end = _split_texts(rest, layout.texts)
         fields += texts
         rest = rest[end:]
-    if layout.payload:
+    if layout.run is not None:
+        fields.append(_split_run(kind, bytes(rest), layout))
+    elif layout.payload:
         fields.append((bytes(rest),) if len(rest) else ())
     elif len(rest):
         raise MessageError(f"a {kind.__name__} message is too long")
@@ -495,6 +579,40 @@ class MessageReader:
         self._long.free[:count] = body[size : size + count]
         messages += self.filled(count)
         return size + count
+
+
+class AnswerReader(MessageReader):
+    """Reads what a worker writes; small results that come at one time come out as ``Results``."""
+
+    def __init__(self) -> None:
+        super().__init__(FROM_WORKER)
+
+    def _parse(self, view: memoryview, messages: list[Any]) -> int:
+        used = 0
+        while count := _gather(view[used:], messages):
+            used += count
+        return used + super()._parse(view[used:], messages)
+
+
+def _gather(view: memoryview, messages: list[Any]) -> int:
+    """Append the small results with which ``view`` begins, as one; return how many bytes they took."""
+    layout = LAYOUTS[Result]
+    unpack, head_bytes = layout.head.unpack_from, layout.head.size
+    data = bytes(view[:RUN_BYTES])
+    run: list[tuple[TaskId, Attempt, float, Parts]] = []
+    end = 0
+    while end + head_bytes <= len(data):
+        kind, length, node, task, attempt, seconds = unpack(data, end)
+        start, stop = end + head_bytes, end + HEADER.size + length
+        if kind != layout.kind or stop > len(data) or stop - start > SMALL_PAYLOAD:
+            break
+        if not 0 <= seconds < math.inf:
+            raise MessageError("a Result message has a time that cannot be")
+        run.append((task, attempt, seconds, (data[start:stop],)))
+        end = stop
+    if run:
+        messages.append(Results(node, run))
+    return end
 
 
 class _LongMessage:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from .forgotten import Forgotten
 from .ids import Attempt, NodeKey, PeerId, TaskId
 from .line import Line
 from .messages import Parts
 from .order import InOrder
+from .sharing import Sharing
 from .stragglers import Stragglers
 from .suspects import Suspects
 from .tasks import (
@@ -64,7 +66,7 @@ class Scheduler:
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._spared: set[NodeKey | PeerId] = set()  # whose loss is charged to no task
         self._steps: deque[Step] = deque()
-        self._in_vain: deque[tuple[NodeKey, TaskId]] = deque()  # who computes what is over
+        self._in_vain: deque[tuple[NodeKey, TaskId]] = deque()  # who need not compute what
         self._order = InOrder(policy.max_held)
         self._next_id = 0
         self._unsettled: dict[TaskId, int] = {}  # ended, hook not called: how many ended before
@@ -75,6 +77,8 @@ class Scheduler:
         self._suspects: Suspects[OpenTask] = Suspects(policy.max_failed_tasks)
         self._aside = self._suspects.aside
         self._stragglers = Stragglers(wanted=policy.speculate)
+        self._sharing = Sharing()
+        self._moves: deque[tuple[OpenTask, NodeKey, NodeKey]] = deque()  # from whom to whom
         self.now = 0.0
         """The time, as far as it was told; it may be set to a later one at any moment."""
         self._asked: NodeKey | None = None
@@ -164,7 +168,7 @@ class Scheduler:
         """
         times = [self._suspects.deadline, self._grace_over_at]
         if self._idle:
-            times += [self._ask_again_at, self._stragglers.look_at]
+            times += [self._ask_again_at, self._stragglers.look_at, self._sharing.look_at]
         return min((time for time in times if time is not None), default=None)
 
     def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
@@ -225,13 +229,15 @@ class Scheduler:
 
     # ---- nodes
 
-    def join(self, key: NodeKey, peer: PeerId, held: Sequence[Holding] = ()) -> list[bool]:
+    def join(
+        self, key: NodeKey, peer: PeerId, held: Sequence[Holding] = (), *, delay: float = 0.0
+    ) -> list[bool]:
         """A node is ready for tasks, or has returned with some that it holds, in its order.
 
-        Returns for each of those whether it is still wanted. If so, its result counts like any
-        other; a finished one must be asked for.
+        A message to it and its answer take ``delay`` seconds. Returns for each of the tasks whether
+        it is still wanted. If so, its result counts like any other; a finished one must be asked for.
         """
-        node = self._nodes[key] = Node(key, peer, owes=self._owed.get(key))
+        node = self._nodes[key] = Node(key, peer, delay, owes=self._owed.get(key))
         wanted = [self._adopt(node, holding) for holding in held]
         self._release(task for task in self._awaited.pop(key, ()) if task.id in self._awaiting)
         self._refresh(node)
@@ -257,7 +263,7 @@ class Scheduler:
         task.taken_by(node.key)
         node.open[task.id] = holding.attempt
         if node.key in task.lost_with:
-            task.lost_with.remove(node.key)
+            task.lost_with -= {node.key}
             task.losses -= 1
         return True
 
@@ -286,6 +292,7 @@ class Scheduler:
         node = self._nodes.pop(key)
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
+        self._sharing.gone(key)
         self._requeue(node, loss, reason, remote)
         self._pardon(node.peer)
         left_to_user = self._leave_to_user(node)
@@ -296,18 +303,19 @@ class Scheduler:
 
     def _requeue(self, node: Node, loss: Loss, reason: str, remote: str) -> None:
         again: list[OpenTask] = []
-        for index, task_id in enumerate(node.open):
+        first = next((task_id for task_id in node.open if task_id not in node.leaving), None)
+        for task_id in node.open:
             task = self._tasks.get(task_id)
             if task is None:
                 continue  # it had been left to the user
             task.left_by(node.key)
-            if index == 0 and not node.unwanted:
+            if task_id == first and not node.unwanted:
                 self._charge(task, node, loss, reason)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
             elif task.running is None and not self._is_users(task, node):
                 again.append(task)
-                if index == 0 and loss in (Loss.DIED, Loss.LOST):
+                if task_id == first and loss in (Loss.DIED, Loss.LOST):
                     self._steps.append(Retry(task, node.key, reason, ""))
         self._put_back(again, first=True)
 
@@ -318,7 +326,7 @@ class Scheduler:
             self._blame(task, node, reason)
         elif loss is Loss.LOST:
             task.losses += 1
-            task.lost_with.add(node.key)
+            task.lost_with |= {node.key}
 
     def _blame(self, task: OpenTask, node: Node, reason: str) -> None:
         """Count a failure for its task, unless everything goes wrong with that agent."""
@@ -365,22 +373,30 @@ class Scheduler:
         del self._tasks[task.id]
         self._waiting.discard(task)
         task.running = None
-        task.also.clear()
+        task.also = frozenset()
         del self._owed[lost.key]
         self._forgotten.add(task)
         return True
 
     # ---- new data
 
-    def give(self, payload: Parts, data: object) -> Assign:
-        """Answer to ``AskData``: a new task, to be sent to the node that was asked for."""
-        task = self._new_task(payload, data)
-        self._tasks[task.id] = task
-        again = self._forgotten.take(payload)
+    def give(self, pieces: Iterable[tuple[Parts, object]]) -> Assign:
+        """Answer to ``AskData``: new tasks, each of serialised data and the data itself.
+
+        They are to be sent to the node that was asked for.
+        """
+        tasks = [self._new_task(payload, data) for payload, data in pieces]
+        for task in tasks:
+            self._tasks[task.id] = task
+            if self._policy.by_node:
+                self._remember(task)
+        return self._assign(self._nodes[self._asked_for()], tasks)
+
+    def _remember(self, task: OpenTask) -> None:
+        again = self._forgotten.take(task.payload)
         if again is not None:  # the same data: what it did on other nodes still counts
             task.failures, task.losses, task.tried = again.failures, again.losses, again.tried
         self._owe(task)
-        return self._assign(self._nodes[task.owner], task)
 
     def _owe(self, task: OpenTask) -> None:
         if self._policy.by_node:
@@ -398,7 +414,7 @@ class Scheduler:
 
     def nothing(self, now: float) -> None:
         """Answer to ``AskData``: nothing just now."""
-        node = self._nodes[self._take_asked()]
+        node = self._nodes[self._asked_for()]
         if self._policy.by_node:
             self._dry_nodes.add(node.key)
             for queue in (self._idle, self._hungry):  # so that the others need not be looked for
@@ -410,7 +426,6 @@ class Scheduler:
 
     def exhaust(self) -> None:
         """Answer to ``AskData``: the generator has ended."""
-        self._take_asked()
         self._exhausted = True
 
     def stop(self) -> int:
@@ -428,6 +443,8 @@ class Scheduler:
         self._steps.clear()
         self._order.held.clear()
         self._stragglers.clear()
+        self._sharing.clear()
+        self._moves.clear()
         self._in_vain.clear()
         self._ask_again_at = self._grace_over_at = None
         return dropped
@@ -474,24 +491,36 @@ class Scheduler:
         self, key: NodeKey, task_id: TaskId, attempt: Attempt, seconds: float, payload: Parts
     ) -> bool:
         """A result has come; false if it is not wanted (late, or a repetition)."""
-        task = self._finish_attempt(key, task_id, attempt)
-        if task is None:
-            return False
-        size = sum(map(len, payload))
-        node = self._nodes[key]
-        depth = node.depth
-        node.learn(seconds, task.size + size)
-        if node.depth != depth:
-            self._refresh(node)
-        if self._suspects.exist:
-            self._suspects.succeeded(node.peer)
-        self._stragglers.result(seconds, self.now)
-        self._close(task)
-        if not self._policy.keep_payloads:
-            task.payload = ()
-        task.size = size
-        self._end(Merge(task, key, seconds, payload))
-        return True
+        return bool(self.results(key, [(task_id, attempt, seconds, payload)])[0])
+
+    def results(
+        self, key: NodeKey, answers: Iterable[tuple[TaskId, Attempt, float, Parts]]
+    ) -> tuple[int, int]:
+        """Results of one node have come, in its order.
+
+        Returns how many of them are wanted, and how many bytes these are with their data.
+        """
+        node = self._nodes.get(key)
+        if node is None:
+            return 0, 0
+        count, total_seconds, total_size = 0, 0.0, 0
+        for task_id, attempt, seconds, payload in answers:
+            task = self._finish_attempt(node, task_id, attempt)
+            if task is not None:
+                size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+                count += 1
+                total_seconds += seconds
+                total_size += task.size + size
+                self._close(task, size)
+                self._end(Merge(task, key, seconds, payload))
+        node.begun_at = self.now
+        if count:
+            node.learn(total_seconds, total_size, count)
+            if self._suspects.exist:
+                self._suspects.succeeded(node.peer)
+            self._stragglers.results_came(count, total_seconds, self.now)
+        self._refresh(node)
+        return count, total_size
 
     def failure(
         self,
@@ -507,13 +536,18 @@ class Scheduler:
 
         Returns false if that is of no interest any more (late, or a repetition).
         """
-        task = self._finish_attempt(key, task_id, attempt)
+        node = self._nodes.get(key)
+        task = self._finish_attempt(node, task_id, attempt) if node is not None else None
+        if node is None:
+            return False
+        node.begun_at = self.now
+        self._refresh(node)
         if task is None:
             return False
         if final:
             task.failures += 1
         else:
-            self._blame(task, self._nodes[key], reason)
+            self._blame(task, node, reason)
         if final or self._spent(task):
             self._fail(task, key, reason, remote)
         else:
@@ -521,6 +555,16 @@ class Scheduler:
                 self._put_back([task])
             self._steps.append(Retry(task, key, reason, remote))
         return True
+
+    def dropped(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> None:
+        """A node has not begun this attempt, and will not."""
+        node = self._nodes.get(key)
+        if node is None:
+            return
+        task = self._finish_attempt(node, task_id, attempt)
+        self._refresh(node)
+        if task is not None and task.running is None:
+            self._put_back([task])
 
     def settled(self, task: OpenTask) -> None:
         """The hook for a ``Merge`` or a ``Fail`` has been called."""
@@ -548,13 +592,17 @@ class Scheduler:
                 task = self._waiting_for(node)
                 if task is not None:
                     self._waiting.discard(task)
-                    return self._assign(node, task)
+                    return self._assign(node, [task])
         if not self._exhausted and not self._dry and not self._order.is_full:
             for node in self._hungry_nodes():
                 if node.owes is None and node.key not in self._dry_nodes:
                     self._asked = node.key
-                    return AskData(node.key)
-        return self._copy_straggler() if self._stragglers.due else None
+                    return AskData(node.key, 1 if self._policy.by_node else self._room(node))
+        if self._idle:
+            if self._stragglers.due and (copy := self._copy_straggler()) is not None:
+                return copy
+            return self._next_move()
+        return None
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
@@ -592,16 +640,46 @@ class Scheduler:
     def _nearness(task: OpenTask, node: Node) -> int:
         return (node.key in task.tried) + (node.peer in task.tried)
 
-    def _assign(self, node: Node, task: OpenTask) -> Assign:
-        attempt = Attempt(task.attempts)
-        task.attempts += 1
-        task.taken_by(node.key)
+    def _assign(self, node: Node, tasks: list[OpenTask]) -> Assign:
         if not node.open:
             node.begun_at = self.now
-        node.open[task.id] = attempt
+        for task in tasks:
+            node.open[task.id] = Attempt(task.attempts)
+            task.attempts += 1
+            task.taken_by(node.key)
         self._refresh(node)
         self._stragglers.watch(self.now)
-        return Assign(node, task, attempt)
+        return Assign(node, tasks)
+
+    # ---- sharing
+
+    def _next_move(self) -> Assign | None:
+        """An idle node gets what waits behind other tasks elsewhere; they need not compute it."""
+        if not self._moves:
+            self._plan_moves()
+        while self._moves:
+            task, giver, taker = self._moves.popleft()
+            if task.running == giver and not task.also and taker in self._nodes:
+                self._nodes[giver].leaving.add(task.id)
+                self._in_vain.append((giver, task.id))
+                return self._assign(self._nodes[taker], [task])
+        return None
+
+    def _plan_moves(self) -> None:
+        look_at = self._sharing.look_at
+        if look_at is None or self.now < look_at:
+            return
+        idle = next((n for n in self._hungry_nodes() if n.key in self._idle), None)
+        found = self._sharing.richest(self.now) if idle is not None else None
+        if idle is None or found is None:
+            return
+        node, count = found
+        behind = (self._tasks.get(task_id) for task_id in list(node.open)[:0:-1])
+        free = (t for t in behind if t and not t.also and idle.key not in t.tried)
+        tasks = list(islice(free, min(count, idle.depth)))
+        self._moves.extend((task, node.key, idle.key) for task in reversed(tasks))
+        if not tasks:
+            self._sharing.put_off(self.now)
 
     # ---- stragglers
 
@@ -613,7 +691,7 @@ class Scheduler:
                 continue
             node = self._second_node(task, self._nodes[task.running])
             if node is not None:
-                return self._assign(node, task)
+                return self._assign(node, [task])
         due.clear()
         return None
 
@@ -630,85 +708,87 @@ class Scheduler:
     # ---- small parts
 
     def _new_task(self, payload: Parts, data: object) -> OpenTask:
-        owner = self._take_asked()
         task_id = TaskId(self._next_id)
         self._next_id += 1
         self._pause = FIRST_PAUSE_S
+        size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
         kept = data if self._policy.keep_data else None
-        task = OpenTask(task_id, owner, payload, sum(map(len, payload)), kept)
-        task.attempts = self._sent_before.pop(task_id, 0)
+        task = OpenTask(task_id, self._asked_for(), payload, size, kept)
+        if self._sent_before:
+            task.attempts = self._sent_before.pop(task_id, 0)
         return task
 
-    def _take_asked(self) -> NodeKey:
-        asked = self._asked
-        assert asked is not None, "an answer without a question"
-        self._asked = None
-        return asked
+    def _asked_for(self) -> NodeKey:
+        assert self._asked is not None, "an answer without a question"
+        return self._asked
 
-    def _finish_attempt(self, key: NodeKey, task_id: TaskId, attempt: Attempt) -> OpenTask | None:
-        """Free the node of a task that it has answered; returns the task if it is still wanted."""
-        node = self._nodes.get(key)
-        if node is None:
-            return None
-        if (task_id, attempt) in node.unwanted:
+    def _finish_attempt(self, node: Node, task_id: TaskId, attempt: Attempt) -> OpenTask | None:
+        """Free a node of a task that it has answered; returns the task if it is still wanted.
+
+        ``_refresh`` must follow.
+        """
+        if node.unwanted and (task_id, attempt) in node.unwanted:
             node.unwanted.remove((task_id, attempt))
-            self._refresh(node)
             return None
         if node.open.get(task_id) != attempt:
             return None
         del node.open[task_id]
-        node.begun_at = self.now
-        self._refresh(node)
+        if node.leaving:
+            node.leaving.discard(task_id)
         task = self._tasks.get(task_id)  # None: it has been left to the user
         if task is not None:
-            task.left_by(key)
+            task.left_by(node.key)
         return task
 
-    def _close(self, task: OpenTask) -> None:
-        """A task has ended: what other nodes may say of it is not wanted any more."""
+    def _close(self, task: OpenTask, size: int) -> None:
+        """A task has ended, with a result of that size; nothing more is wanted of other nodes."""
         del self._tasks[task.id]
-        # With strict alternation a node that is ended would be one more that users must keep book of.
-        if task.running is not None and not self._policy.by_node:
-            self._in_vain.extend((key, task.id) for key in (task.running, *task.also))
-        task.running = None
-        task.also.clear()
-
-    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
-        self._close(task)
+        if task.running is not None:
+            # With strict alternation an ended node would be one more to keep book of for users.
+            if not self._policy.by_node:
+                self._in_vain.extend((key, task.id) for key in (task.running, *task.also))
+            task.running, task.also = None, frozenset()
         if not self._policy.keep_payloads:
             task.payload = ()
-        task.size = 0
+        task.size = size
+
+    def _fail(self, task: OpenTask, key: NodeKey, reason: str, remote: str) -> None:
+        self._close(task, 0)
         self._end(Fail(task, key, reason, remote))
 
     def _end(self, step: Merge | Fail) -> None:
         """The user shall hear of the end of a task, in order if that is wanted."""
-        self._unsettled[step.task.id] = self._ended
+        task = step.task
+        self._unsettled[task.id] = self._ended
         self._ended += 1
         if not self._policy.ordered or (self._policy.failure_ends_job and isinstance(step, Fail)):
-            self._let_go(step)
+            self._unmerged_bytes += task.size
+            self._steps.append(step)
             return
         for due in self._order.end(step):
-            self._let_go(due)
-
-    def _let_go(self, step: Merge | Fail) -> None:
-        self._unmerged_bytes += step.task.size
-        self._steps.append(step)
+            self._unmerged_bytes += due.task.size
+            self._steps.append(due)
 
     def _put_back(self, tasks: list[OpenTask], *, first: bool = False) -> None:
         """These tasks shall be sent again."""
         self._waiting.extend(tasks, first=first)
 
     def _refresh(self, node: Node) -> None:
-        """Bring the sets of hungry and idle nodes up to date with this one."""
-        depth = 1 if self._policy.by_node else node.depth
-        if len(node.open) + len(node.unwanted) < depth:
+        """Bring the sets of hungry, idle and busy nodes up to date with this one."""
+        held = len(node.open) + len(node.unwanted)
+        if held <= (0 if self._policy.by_node else node.refill):
             self._hungry[node.key] = None
         else:
             self._hungry.pop(node.key, None)
-        if node.open or node.unwanted:
+        if held:
             self._idle.pop(node.key, None)
         else:
             self._idle[node.key] = None
+        self._sharing.note(node)
+
+    @staticmethod
+    def _room(node: Node) -> int:
+        return node.depth - len(node.open) - len(node.unwanted)
 
     def _something_changed(self) -> None:
         """A merge, a join, a loss: whoever had no data before may be asked again."""

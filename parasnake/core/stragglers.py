@@ -41,9 +41,9 @@ class Stragglers:
         """How long a task may take before it gets a second node."""
         return max(PATIENCE_S, PATIENCE_MEANS * self._seconds / self._results)
 
-    def result(self, seconds: float, now: float) -> None:
-        """A result has come, which took so long to compute."""
-        self._results += 1
+    def results_came(self, count: int, seconds: float, now: float) -> None:
+        """So many results have come, which took so long to compute together."""
+        self._results += count
         self._seconds += seconds
         self.watch(now)
 
@@ -58,13 +58,13 @@ class Stragglers:
         times: list[float] = []
         self.due.clear()
         for node in sorted(nodes, key=lambda node: node.begun_at):
-            alone = [task for task in map(tasks.get, node.open) if task and not task.also]
-            if not alone:
+            task = tasks.get(next(iter(node.open), TaskId(-1)))
+            if task is None or task.also:
                 continue
-            due_at = node.begun_at + patience + alone[0].size // LINK_BYTES_PER_S
+            due_at = node.begun_at + patience + task.size // LINK_BYTES_PER_S
             if due_at <= now:
-                self.due += alone
-                due_at = now + patience  # should there be no node for them now
+                self.due.append(task)
+                due_at = now + patience  # should there be no node for it now
             times.append(due_at)
         self.look_at = min(times, default=None)
 

@@ -12,9 +12,9 @@ from .ids import Attempt, NodeKey, PeerId, TaskId
 from .messages import Parts
 from .suspects import MAX_FAILED_TASKS
 
-LOOK_AHEAD_S = 0.05
-"""A node is sent tasks for about this long in advance."""
-MAX_DEPTH = 256
+LOOK_AHEAD_S = 0.01
+"""A node is sent tasks for about this long in advance, and for as long as its link takes."""
+MAX_DEPTH = 2048
 """Open tasks of one node at the most."""
 MAX_BYTES_AHEAD = 1 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
@@ -48,32 +48,38 @@ class OpenTask:
     """The object itself, kept for hooks that ask for it."""
     running: NodeKey | None = None
     """The node that has it; None while it waits, and when it is over."""
-    also: set[NodeKey] = field(default_factory=set)
+    also: frozenset[NodeKey] = frozenset()
     """More nodes that have it: the first result counts."""
     attempts: int = 0
     failures: int = 0
     losses: int = 0
-    tried: set[NodeKey | PeerId] = field(default_factory=set)
+    tried: frozenset[NodeKey | PeerId] = frozenset()
     """Nodes and agents on which it went wrong: others come first."""
     reclaimed: bool = False
     """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
-    lost_with: set[NodeKey] = field(default_factory=set)
+    lost_with: frozenset[NodeKey] = frozenset()
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
+
+    @property
+    def newest(self) -> Attempt:
+        """The number of its newest attempt."""
+        return Attempt(self.attempts - 1)
 
     def taken_by(self, key: NodeKey) -> None:
         """A node has it (too)."""
         if self.running is None:
             self.running = key
         else:
-            self.also.add(key)
+            self.also |= {key}
 
     def left_by(self, key: NodeKey) -> None:
         """A node does not have it any more."""
-        self.also.discard(key)
+        if not self.also:
+            self.running = None if self.running == key else self.running
+            return
         if self.running == key:
-            self.running = min(self.also, default=None)  # set.pop would differ from run to run
-            if self.running is not None:
-                self.also.remove(self.running)
+            self.running = min(self.also)  # not any: runs shall not differ
+        self.also -= {key, self.running}
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +88,12 @@ class Node:
 
     key: NodeKey
     peer: PeerId
+    delay: float = 0.0
+    """Seconds that a message and its answer are on their way."""
     open: dict[TaskId, Attempt] = field(default_factory=dict)
     """In the order of sending; the first is being computed."""
+    leaving: set[TaskId] = field(default_factory=set)
+    """Of these: what was given to another node as well, and shall not be begun here."""
     begun_at: float = 0.0
     """When it began the first of these, or a bit earlier."""
     unwanted: set[tuple[TaskId, Attempt]] = field(default_factory=set)
@@ -95,14 +105,30 @@ class Node:
     owes: TaskId | None = None
     """Strict alternation: the task handed out under its name that is not merged yet."""
 
-    def learn(self, seconds: float, size: int) -> None:
-        """Take the measure of one finished task into the running means, and into the depth."""
+    @property
+    def load(self) -> int:
+        """How many tasks it has to compute, as far as is known."""
+        return len(self.open) + len(self.unwanted) - len(self.leaving)
+
+    @property
+    def refill(self) -> int:
+        """With this load or less it shall get more: not one at a time when it can have many."""
+        return self.depth // 2 if self.depth > 3 else self.depth - 1
+
+    def learn(self, seconds: float, size: int, count: int = 1) -> None:
+        """Take the measure of finished tasks into the running means, and into the depth.
+
+        ``seconds`` and ``size`` are those of all ``count`` together.
+        """
+        seconds, mean_size = seconds / count, size / count
         if self.mean_seconds is None:
-            self.mean_seconds, self.mean_bytes = seconds, size
+            self.mean_seconds, self.mean_bytes = seconds, mean_size
         else:
-            self.mean_seconds += SMOOTHING * (seconds - self.mean_seconds)
-            self.mean_bytes += SMOOTHING * (size - self.mean_bytes)
-        by_time = LOOK_AHEAD_S / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
+            weight = 1 - (1 - SMOOTHING) ** count
+            self.mean_seconds += weight * (seconds - self.mean_seconds)
+            self.mean_bytes += weight * (mean_size - self.mean_bytes)
+        ahead = LOOK_AHEAD_S + self.delay
+        by_time = ahead / max(self.mean_seconds, ahead / MAX_DEPTH)
         by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
 
@@ -119,17 +145,20 @@ class Holding(NamedTuple):
 
 
 class Assign(NamedTuple):
-    """Step: send this task to this node."""
+    """Step: send these tasks to this node, each as its newest attempt."""
 
     node: Node
-    task: OpenTask
-    attempt: Attempt
+    tasks: list[OpenTask]
 
 
 class AskData(NamedTuple):
-    """Step: ask the user for new data for this node, then call ``give``, ``nothing`` or ``exhaust``."""
+    """Step: ask the user for new data for this node, so often at the most.
+
+    Each time call ``give`` or ``refuse``; or call ``nothing`` or ``exhaust``, and ask no more.
+    """
 
     node: NodeKey
+    pieces: int = 1
 
 
 class Merge(NamedTuple):

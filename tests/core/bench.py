@@ -143,9 +143,9 @@ class Bench:
         match step:
             case AskData(node):
                 return [f"ask {letter(node)}", *self.answer(node)]
-            case Assign(node, task, attempt):
-                self.tasks[task.id] = task
-                return [f"send {task.id}.{attempt} to {letter(node.key)}"]
+            case Assign(node, tasks):
+                self.tasks |= {task.id: task for task in tasks}
+                return [f"send {task.id}.{task.newest} to {letter(node.key)}" for task in tasks]
             case Merge(task, node, _, _):
                 self.scheduler.settled(task)
                 return [f"merge {task.id} of {letter(task.owner)} by {letter(node)}"]
@@ -175,7 +175,7 @@ class Bench:
         if data is UNSENDABLE:
             self.scheduler.refuse(data, "no pickle", "traceback")
             return []
-        return self.perform(self.scheduler.give(payload_of(data), data))
+        return self.perform(self.scheduler.give([(payload_of(data), data)]))
 
 
 def holding(task: int, data: object, *, attempt: int = 0, finished: bool = False) -> Holding:

@@ -77,7 +77,7 @@ def steps(farm: Farm, *data: Parts) -> list[Step]:
     while (step := farm.next_step()) is not None:
         taken.append(step)
         if isinstance(step, AskData) and left:
-            taken.append(farm.give(left.pop(0), None))
+            taken += farm.give([(left.pop(0), None)])
         elif isinstance(step, AskData):
             farm.scheduler.nothing(0.0)
         elif isinstance(step, Merge | Fail):

@@ -73,7 +73,7 @@ def test_nodes_for_which_there_is_nothing() -> None:
         scheduler.join(key(number), PeerId(number))
     for _ in range(3 * EACH * NODES):
         assert isinstance(scheduler.next_step(), AskData)
-        sent = scheduler.give((b"data",), None)
+        sent = scheduler.give([((b"data",), None)])
         assert isinstance(scheduler.next_step(), AskData)
         scheduler.nothing(0.0)
         assert scheduler.next_step() is None

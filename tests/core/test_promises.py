@@ -375,7 +375,7 @@ class World(RuleBasedStateMachine):
         else:
             number = self.data.popleft()
             self.redo = max(0, self.redo - 1)
-            assign = self.scheduler.give(payload_of(number), number)
+            assign = self.scheduler.give([(payload_of(number), number)])
             self.of_task[assign.task.id] = number
             if self.policy.by_node:
                 self.works_on[node] = number
