@@ -642,7 +642,7 @@ def test_large_data_passes_a_channel_both_ways(work: Work) -> None:
 
 
 def test_a_worker_compresses_results_for_a_slow_link_only(work: Work) -> None:
-    data = bytes(1 << 20)
+    data = os.urandom(1 << 17) + bytes(1 << 20)  # large when it is compressed, too
     for speed, is_compressed in ((None, False), (0.0, True), (FAST, False), (1e6, True)):
         if speed is not None:
             work.channel.send(Pace(speed))
@@ -650,7 +650,7 @@ def test_a_worker_compresses_results_for_a_slow_link_only(work: Work) -> None:
         before = len(work.heard.messages)
         answer = data_of(work.wait_for(before + 1)[before])
         assert payload.loads(answer) == data
-        assert (len(answer) < len(data) / 100) == is_compressed
+        assert (len(answer) < len(data) / 4) == is_compressed
 
 
 def test_a_worker_takes_compressed_data(work: Work) -> None:
