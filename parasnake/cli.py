@@ -71,6 +71,13 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a node waits for a lost server (300)"},
     ),
     (
+        ("--compression",),
+        {
+            "metavar": "HOW",
+            "help": "compress what is sent: auto (where it pays), off or zstd (auto)",
+        },
+    ),
+    (
         ("--max-attempts",),
         {"metavar": "N", "help": "failures of its own that a task may have (3)"},
     ),

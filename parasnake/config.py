@@ -175,6 +175,7 @@ class Config:
     reconnect_timeout: seconds that an agent waits for its server to come back
     task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
     speculate: whether tasks that take long are given to idle nodes as well
+    compression: whether data and results are compressed; "auto": where a slow link makes it pay
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
     secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
@@ -238,6 +239,10 @@ class Config:
         metadata=_rule(
             "true or false; as text also yes or no, on or off, 1 or 0", _switch, _read_switch
         ),
+    )
+    compression: Literal["auto", "off", "zstd"] = field(
+        default="auto",
+        metadata=_rule("'auto', 'off' or 'zstd'", _one_of("auto", "off", "zstd")),
     )
     max_attempts: int = field(
         default=3, metadata=_rule("a whole number from 1", _whole(1), _read_whole)

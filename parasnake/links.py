@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
+from .core.linkspeed import LinkSpeed
 from .core.messages import AnswerReader, Buffer, Message, encode
 from .core.session import Session
 from .errors import ProtocolError, RefusedError
@@ -106,7 +107,7 @@ class Link(ABC):
             while self._has_output() and budget > 0:
                 budget -= self._write()
         except (BlockingIOError, InterruptedError):
-            pass
+            self._full()
         except OSError as error:
             # Told from the loop, never in the middle of what the owner is doing.
             self._write_error = error
@@ -163,6 +164,9 @@ class Link(ABC):
             self.close()
             self._on_end(reason, error)
 
+    def _full(self) -> None:  # noqa: B027  # most need not know
+        """The socket takes no more just now."""
+
     @abstractmethod
     def _queue(self, message: Message) -> None: ...
 
@@ -180,6 +184,11 @@ class Connection(Link):
     """An encrypted connection between server and agent.
 
     ``on_heard`` is called whenever bytes have come from an authenticated peer, before their messages.
+
+    Attributes
+    ----------
+    sending, receiving: how fast it is in each direction
+    on_pace: is called when ``receiving`` has another speed, if anybody wants to know
     """
 
     def __init__(
@@ -194,6 +203,8 @@ class Connection(Link):
     ) -> None:
         self._session = session
         self._on_heard = on_heard
+        self.sending, self.receiving = LinkSpeed(), LinkSpeed()
+        self.on_pace: Callable[[], None] | None = None
         super().__init__(loop, sock, on_messages, on_end)
 
     @property
@@ -219,16 +230,25 @@ class Connection(Link):
     def _write(self) -> int:
         count = self._socket.send(self._session.data_to_send())
         self._session.sent(count)
+        if self.sending.is_waited_for:
+            self.sending.moved(count)
+            if not self._session.wants_to_send:
+                self.sending.rests()
         return count
+
+    def _full(self) -> None:
+        self.sending.waits(self._loop.waited)
 
     def _read_some(self) -> None:
         session = self._session
         space = session.space
         if space is None:
             room = self._loop.scratch[: session.read_limit]
+            asked = len(room)
             count = self._socket.recv_into(room)
             take = (lambda: session.receive(room[:count])) if count else None
         else:
+            asked = len(space)
             count = self._socket.recv_into(space)
             take = (lambda: session.filled(count)) if count else None
         if take is None:
@@ -242,10 +262,20 @@ class Connection(Link):
             raise
         if session.authenticated:
             self._on_heard()
+        if session.space is not None or self.receiving.is_waited_for:
+            self._clock(count, asked)
         if session.wants_to_send:
             self._loop.before_wait(self.flush)
         if messages:
             self._on_messages(messages)
+
+    def _clock(self, count: int, asked: int) -> None:
+        """See how fast it is from what came: less than was asked for is all that there was."""
+        self.receiving.moved(count)
+        if self._session.space is None:
+            self.receiving.rests()
+        elif count < asked and self.receiving.waits(self._loop.waited) and self.on_pace:
+            self.on_pace()
 
     def _send_last_words(self) -> None:
         with contextlib.suppress(OSError):

@@ -60,6 +60,8 @@ class Loop:
         self.watch(self._wake_in, READ, self._woken)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Room for one read from any socket; what shall be kept must be copied out of it."""
+        self.waited = 0.0
+        """Seconds spent in waiting: a clock that stands still while anything is done."""
 
     def __enter__(self) -> Loop:
         return self
@@ -176,11 +178,18 @@ class Loop:
             callback = next(iter(self._before_wait))
             del self._before_wait[callback]
             callback()
-        for key, events in self._selector.select(self._timeout(until)):
+        for key, events in self._select(until):
             # An earlier handler may have closed it, and another may have its number by now.
             if self._selector.get_map().get(key.fd) == key:
                 key.data(events)
         self._run_timers()
+
+    def _select(self, until: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        # ``wait`` gives what this returns no name: an error that is kept keeps the frames behind it.
+        timeout, begin = self._timeout(until), self.now()
+        ready = self._selector.select(timeout)
+        self.waited += self.now() - begin
+        return ready
 
     def _timeout(self, until: float | None) -> float | None:
         while self._timers and self._timers[0][2].callback is None:

@@ -9,13 +9,14 @@ The wire form of an object begins with one byte that says what it is:
       each at a multiple of 64 bytes from the start of the wire form
 0x02  a header, then a bytes object as it is
 0x03  a header, then a bytearray as it is
+0x04  a header, then another wire form, compressed: one frame of Zstandard
 ====  ===========================================================================
 
 The header: that byte, three of padding, the number of buffers (4 bytes), the length of the pickle
-or the bytes (8 bytes). All numbers are little-endian.
+or the bytes, or of what is compressed before it was (8 bytes). All numbers are little-endian.
 
 Large buffers are never copied here: ``dumps`` refers to the object's own memory, and what
-``loads`` returns refers to the memory that it was given.
+``loads`` returns refers to the memory that it was given, or to new memory if that was compressed.
 
 What pickle refuses is tried again with functions and classes taken apart where no name leads to
 them (byvalue.py). All else stays a reference, so that an enum member of the script is the very same
@@ -37,8 +38,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, cast
 
+from . import compression
 from .byvalue import ByValue, has_name, made_at_run_time, name_of_remade
+from .core.linkspeed import FAST
 from .core.memory import allocate
+from .core.messages import Buffer
 from .errors import PayloadError, UnreadablePayload
 from .places import find_place
 
@@ -59,6 +63,7 @@ _ONLY_PICKLE = bytes([_PICKLE])
 _PICKLE_AND_BUFFERS = 1
 _BYTES = 2
 _BYTEARRAY = 3
+_COMPRESSED = 4
 
 _HEADER = struct.Struct("<BxxxIQ")
 _LENGTH_BYTES = 8
@@ -131,28 +136,67 @@ def dumps(obj: object, *, name: str = "data") -> Payload:
     return sink.payload()
 
 
-def parts_of(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
+def compressed(payload: Payload, bytes_per_second: float) -> Payload:
+    """Return a payload in the form that is at the other end of a link first.
+
+    Parameters
+    ----------
+    payload: what ``dumps`` gave
+    bytes_per_second: how fast the link is, see ``core.linkspeed``; 0 if all that counts is the size
+
+    Returns
+    -------
+    The compressed payload, which shares no memory with the object; or the very same, if it is small,
+    does not become much smaller, or the link is faster than that.
+    """
+    if not compression.is_worth_it(payload.parts, payload.size, bytes_per_second):
+        return payload
+    pieces = compression.compress(payload.parts, payload.size)
+    size = _HEADER.size + sum(map(len, pieces))
+    if size >= payload.size:  # the sample had found what else is not there
+        return payload
+    return Payload([_HEADER.pack(_COMPRESSED, 0, payload.size), *pieces], size)
+
+
+def plain(wire: Buffer) -> Buffer:
+    """Return a wire form as it was before it was compressed, or the very same if it was not.
+
+    Raises ``PayloadError`` if it is damaged.
+    """
+    view = memoryview(wire).cast("B")
+    return _expanded(view) if view and view[0] == _COMPRESSED else wire
+
+
+def parts_of(
+    obj: object, *, name: str = "data", bytes_per_second: float = FAST
+) -> tuple[memoryview | bytes, ...]:
     """Serialise an object that stays as it is until it has been sent; a small one becomes one part.
 
+    It is compressed if that is good for a link of this speed, see ``compressed``.
+
     Raises
     ------
     PayloadError: as ``dumps``
     """
     if type(obj) in _SMALL_TYPES:
         return (pickle.dumps(obj, _PROTOCOL),)
-    return _joined(dumps(obj, name=name))
+    return _joined(compressed(dumps(obj, name=name), bytes_per_second))
 
 
-def wire_form(obj: object, *, name: str = "data") -> tuple[memoryview | bytes, ...]:
+def wire_form(
+    obj: object, *, name: str = "data", bytes_per_second: float = FAST
+) -> tuple[memoryview | bytes, ...]:
     """Serialise an object for good: what becomes of it later changes nothing.
 
+    It is compressed if that is good for a link of this speed, see ``compressed``.
+
     Raises
     ------
     PayloadError: as ``dumps``
     """
     if type(obj) in _SMALL_TYPES:
         return (pickle.dumps(obj, _PROTOCOL),)
-    return _joined(dumps(obj, name=name).detached())
+    return _joined(compressed(dumps(obj, name=name), bytes_per_second).detached())
 
 
 def _joined(payload: Payload) -> tuple[memoryview | bytes, ...]:
@@ -172,7 +216,7 @@ def loads(buffer: Any) -> Any:
     Returns
     -------
     The object. Large arrays in it are views of ``buffer``, keep it alive, and are writable when it
-    is.
+    is. If it was compressed, they are views of new memory, and writable.
 
     An object that can't be rebuilt is tried a second time, slowly, to see which one it is.
 
@@ -189,6 +233,8 @@ def loads(buffer: Any) -> Any:
     wire = memoryview(buffer).cast("B")
     if not wire:
         raise PayloadError("damaged payload: it is empty")
+    if wire[0] == _COMPRESSED:
+        wire = _expanded(wire)
     kind = wire[0]
     if kind == _PICKLE:
         return _unpickle(wire, ())
@@ -288,6 +334,13 @@ class _Sink:
             parts.append(buffer)
             size += padding + buffer.nbytes
         return Payload(parts, size)
+
+
+def _expanded(wire: memoryview) -> memoryview:
+    count, length = _read_header(wire)
+    if count or not length:
+        raise PayloadError("damaged payload: its header makes no sense")
+    return compression.expand(wire[_HEADER.size :], length)
 
 
 def _read_header(wire: memoryview) -> tuple[int, int]:

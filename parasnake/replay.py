@@ -137,9 +137,12 @@ class Replay:
     def _take_forgotten(self, task: OpenTask) -> OpenTask | None:
         """Return the task of a lost node that had the same data, which is the user's no more."""
         for other in self.forgotten.values():
-            if b"".join(other.payload) == b"".join(task.payload):
+            if self._plain(other) == self._plain(task):
                 return self.forgotten.pop(other.id)
         return None
+
+    def _plain(self, task: OpenTask) -> bytes:
+        return b"".join(self._policy.plain(task.payload))
 
     def _nothing(self, entry: Nothing) -> None:
         nodes = nodes_of(entry)
@@ -272,10 +275,10 @@ def same(recorded: Parts, data: object) -> bool:
         now = b"".join(payload.dumps(data).parts)
     except PayloadError:
         return not recorded
-    then = b"".join(recorded)
-    if now == then:
-        return True
     try:
+        then = payload.plain(b"".join(recorded))
+        if now == then:
+            return True
         before = payload.loads(then)
     except PayloadError:
         return False

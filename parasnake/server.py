@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import platform
@@ -20,10 +21,11 @@ from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import tasks
-from parasnake.core.farm import Farm, Job
+from parasnake.core.farm import Farm, Job, Peer
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
-from parasnake.core.messages import Failure, Message, Parts, Quit, QuitKind
+from parasnake.core.linkspeed import FAST, together
+from parasnake.core.messages import Failure, Message, Pace, Parts, Quit, QuitKind
 from parasnake.core.rhythm import Rhythm
 from parasnake.core.scheduler import RETURN_GRACE_S
 from parasnake.core.seeds import job_seed
@@ -150,6 +152,7 @@ class Server:
         self._loop = Loop()
         self._gate = Gate(app_name, key, self._loop, self)
         self._connections: dict[PeerId, Connection] = {}
+        self._fixed_pace = _fixed_pace(config, is_local=helper is not None)
         self._paused = False
         self._generator: Iterator[Any] | None = None
         self._drawn = 0
@@ -193,6 +196,7 @@ class Server:
                 keep_payloads=hooks.checkpoint is not None and self._config.journal is not None,
                 ordered=hooks.ordered,
                 failure_ends_job=hooks.failed is None,
+                plain=_plain,
                 speculate=self._config.speculate and not hooks.by_node,
                 max_attempts=self._config.max_attempts,
                 max_losses=self._config.max_losses,
@@ -577,6 +581,35 @@ class Server:
         self._connections.pop(peer, None)
         self._farm.gone(peer, reason)
 
+    # ---- how fast its links are
+
+    def _pace_to(self, peer: PeerId) -> float:
+        """Tell how fast the link to an agent counts as, for what is sent to it."""
+        if self._fixed_pace is not None:
+            return self._fixed_pace
+        connection = self._connections.get(peer)
+        if connection is None:
+            return FAST
+        return together(connection.sending, (each.sending for each in self._connections.values()))
+
+    def _tell_pace(self, connection: Connection) -> None:
+        """Tell the workers of an agent how fast their results come here."""
+        pace = self._fixed_pace
+        if pace is None:
+            links = (each.receiving for each in self._connections.values())
+            pace = together(connection.receiving, links)
+        connection.send(Pace(pace))
+
+    def _tell_pace_at_first(self, peer: Peer) -> None:
+        """To who has just joined it is fast; or was, for who has returned, what it was before."""
+        connection = self._connections.get(peer.id)
+        if connection is None:
+            return
+        if self._fixed_pace is None:
+            connection.on_pace = functools.partial(self._tell_pace, connection)
+        if peer.returned or self._fixed_pace == 0.0:
+            self._tell_pace(connection)
+
     # ---- what the farm wants done
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
@@ -609,7 +642,7 @@ class Server:
         node_id = NodeId(bytes=step.node) if step.node is not None else None
         value = self._call(hook, node_id=node_id) if hook else None
         try:
-            parts = payload.wire_form(value)
+            parts = payload.wire_form(value, bytes_per_second=self._pace_to(step.peer))
         except PayloadError as error:
             raise PayloadError(f"what @app.init_data returned cannot be sent: {error}") from error
         self._farm.init_given(step.peer, step.node, parts)
@@ -617,6 +650,7 @@ class Server:
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
         until = self._loop.now() + ASK_SECONDS
+        pace = self._pace_to(self._scheduler.nodes[step.node].peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
         for _ in range(step.pieces):
@@ -626,7 +660,7 @@ class Server:
                 self._nothing_given(step.node, exhausted=data is EXHAUSTED)
                 return
             try:
-                parts = payload.wire_form(data)
+                parts = payload.wire_form(data, bytes_per_second=pace)
             except PayloadError as error:
                 self._give(step.node, given)
                 self._refuse(step.node, data, error)
@@ -738,6 +772,8 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
+        if isinstance(step, steps.AgentJoined):
+            self._tell_pace_at_first(step.peer)
         if self._recorder is not None and isinstance(step, steps.NodeJoined):
             self._recorder.met(step.node, step.peer.name)
 
@@ -763,6 +799,18 @@ class Server:
     @staticmethod
     def _id_for(hook: Hook, node: NodeKey) -> NodeId | None:
         return NodeId(bytes=node) if "node_id" in hook.asks_for else None
+
+
+def _fixed_pace(config: Config, *, is_local: bool) -> float | None:
+    """Tell how fast all links count as, if that need not be measured."""
+    if config.compression == "zstd":
+        return 0.0
+    return FAST if config.compression == "off" or is_local else None
+
+
+def _plain(parts: Parts) -> Parts:
+    """Return data as it was before it was compressed."""
+    return (payload.plain(b"".join(parts)),) if parts else ()
 
 
 def _with_own_version(failure: Failure) -> Failure:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from parasnake import arguments, payload
 from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
+from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
     TO_WORKER,
     Buffer,
@@ -28,6 +29,7 @@ from parasnake.core.messages import (
     Message,
     MessageReader,
     NodeBroken,
+    Pace,
     Parts,
     Ready,
     Result,
@@ -94,6 +96,7 @@ class Worker:
         self._channel = channel
         self._init_data: object = None
         self._job_seed = b""
+        self._pace = FAST
         self._wants_seed = "seed" in hooks.process.asks_for
         self._reader = MessageReader(TO_WORKER)
         self._buffer = memoryview(bytearray(READ_BYTES))
@@ -149,6 +152,8 @@ class Worker:
                     self._queue.append((task, attempt, payload))
                 case Init():
                     self._queue.append(message)
+                case Pace(bytes_per_second):
+                    self._pace = bytes_per_second
                 case Cancel(_, task, attempt):
                     self._cancelled.add((task, attempt))
 
@@ -187,7 +192,8 @@ class Worker:
             return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)
         seconds = time.perf_counter() - begin
         try:
-            return Result(*named, seconds, payload.parts_of(result, name="result"))
+            parts = payload.parts_of(result, name="result", bytes_per_second=self._pace)
+            return Result(*named, seconds, parts)
         except PayloadError as error:
             reason = f"its result cannot be sent: {error}"
             return _failure(named, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)

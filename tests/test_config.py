@@ -54,6 +54,7 @@ def test_defaults() -> None:
         "heartbeat_timeout": 300.0,
         "connect_timeout": 300.0,
         "reconnect_timeout": 300.0,
+        "compression": "auto",
         "max_attempts": 3,
         "max_losses": 10,
         "task_timeout": None,
@@ -120,6 +121,8 @@ def test_repr_has_no_key() -> None:
         ("connect_timeout", 0, 0.0),
         ("reconnect_timeout", 0, 0.0),
         ("max_attempts", 1, 1),
+        ("compression", "off", "off"),
+        ("compression", "zstd", "zstd"),
         ("max_losses", 1, 1),
         ("task_timeout", 1, 1.0),
         ("chaos", -1, -1),
@@ -182,6 +185,7 @@ ABOVE_ZERO = "a number of seconds above 0"
         ("workers", "٣", "'٣'", WORKERS),
         ("workers", 1.5, "1.5", WORKERS),
         ("start_method", "forkserver", "'forkserver'", "'auto', 'fork' or 'spawn'"),
+        ("compression", "gzip", "'gzip'", "'auto', 'off' or 'zstd'"),
         ("heartbeat_timeout", 0, "0", ABOVE_ZERO),
         ("heartbeat_timeout", float("nan"), "nan", ABOVE_ZERO),
         ("heartbeat_timeout", float("inf"), "inf", ABOVE_ZERO),
@@ -390,10 +394,10 @@ def test_error_names_the_option() -> None:
 def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
-        f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, bind, chaos, config, "
-        f"connect_timeout, heartbeat_timeout, ip, journal, key_file, max_attempts, max_losses, "
-        f"port, progress, reconnect_timeout, secret_key, speculate, start_method, task_timeout, "
-        f"verbose, workers"
+        f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, bind, chaos, "
+        f"compression, config, connect_timeout, heartbeat_timeout, ip, journal, key_file, "
+        f"max_attempts, max_losses, port, progress, reconnect_timeout, secret_key, speculate, "
+        f"start_method, task_timeout, verbose, workers"
     )
 
 

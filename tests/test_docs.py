@@ -381,7 +381,7 @@ def test_every_dependency_has_its_line() -> None:
 
 
 def _package(requirement: str) -> str:
-    found = re.match(r"[\w-]+", requirement)
+    found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return found[0]
 

@@ -14,12 +14,14 @@ import pytest
 
 from parasnake import payload
 from parasnake.core.ids import Attempt, NodeKey, TaskId
+from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
     Failure,
     Goodbye,
     Heartbeat,
     Init,
     Message,
+    Pace,
     Quit,
     QuitKind,
     Ready,
@@ -249,6 +251,53 @@ def test_nobody_is_heard_before_the_proof(loop: Loop, tcp: Pair) -> None:
     assert (heard.signs_of_life, server.authenticated) == (0, False)
     loop.watch(tcp[0], 0, lambda _: None)
     server.close()
+
+
+# --- how fast it is, on a clock that the test moves
+
+
+def carry(both: Both, size: int, *, sender: Connection) -> float:
+    """Send a message, as if each wait took some time; returns the bytes per second of that."""
+    loop, wait, begin = both.loop, Loop.wait, both.loop.waited
+
+    def long_wait(until: float | None = None) -> None:
+        wait(loop, until)
+        loop.waited += 0.05
+
+    heard = both.by_server if sender is both.agent else both.by_agent
+    count = len(heard.messages) + 1
+    sender.send((result if sender is both.agent else task)(0, bytes(size)))
+    loop.wait = long_wait  # type: ignore[method-assign]
+    try:
+        both.wait_for(lambda: len(heard.messages) == count)
+    finally:
+        del loop.wait
+    return size / (loop.waited - begin)
+
+
+def test_a_link_knows_how_fast_it_sends_and_receives(both_tcp: Both) -> None:
+    told: list[float] = []
+    server, agent = both_tcp.server, both_tcp.agent
+    server.on_pace = lambda: told.append(server.receiving.bytes_per_second)
+    speed = carry(both_tcp, 20 << 20, sender=server)
+    assert server.sending.bytes_per_second == pytest.approx(speed, rel=0.5)
+    assert agent.receiving.bytes_per_second == pytest.approx(speed, rel=0.5)
+    assert server.receiving.bytes_per_second == agent.sending.bytes_per_second == FAST
+    assert told == []
+    speed = carry(both_tcp, 20 << 20, sender=agent)
+    assert told[-1] == server.receiving.bytes_per_second == pytest.approx(speed, rel=0.5)
+
+
+def test_a_link_that_is_not_waited_for_is_fast(both_tcp: Both) -> None:
+    """Time that goes by elsewhere, such as in a hook, is no fault of the link."""
+    for number in range(20):
+        both_tcp.server.send(task(number, bytes(1 << 20)))
+    both_tcp.wait_for(lambda: len(both_tcp.by_agent.messages) == 20)
+    both_tcp.loop.waited += 1000
+    both_tcp.server.send(task(20, b""))
+    both_tcp.wait_for(lambda: len(both_tcp.by_agent.messages) == 21)
+    assert both_tcp.server.sending.bytes_per_second == FAST
+    assert both_tcp.agent.receiving.bytes_per_second == FAST
 
 
 # --- what waits is bounded, or at least known
@@ -602,6 +651,27 @@ def test_large_data_passes_a_channel_both_ways(work: Work) -> None:
         work.channel.send(task(number, packed(data)))
     _, *results = work.wait_for(5)
     assert [payload.loads(data_of(message)) == data[::-1] for message in results] == [True] * 4
+
+
+def test_a_worker_compresses_results_for_a_slow_link_only(work: Work) -> None:
+    data = os.urandom(1 << 17) + bytes(1 << 20)  # large when it is compressed, too
+    for speed, is_compressed in ((None, False), (0.0, True), (FAST, False), (1e6, True)):
+        if speed is not None:
+            work.channel.send(Pace(speed))
+        work.channel.send(task(0, packed(data)))
+        before = len(work.heard.messages)
+        answer = data_of(work.wait_for(before + 1)[before])
+        assert payload.loads(answer) == data[::-1]
+        assert (len(answer) < len(data) / 4) == is_compressed
+
+
+def test_a_worker_takes_compressed_data(work: Work) -> None:
+    data = bytes(1 << 20)
+    form = b"".join(payload.compressed(payload.dumps(data), 0.0).parts)
+    assert len(form) < len(data) / 100
+    work.channel.send(task(0, form))
+    [answer] = work.wait_for(1)
+    assert payload.loads(data_of(answer)) == data
 
 
 def test_an_exception_of_the_users_comes_as_a_failure(work: Work) -> None:

@@ -26,6 +26,7 @@ from parasnake import (
     ReplayError,
     TaskFailed,
     journal,
+    server,
 )
 from parasnake.core.ids import JobId, NodeKey, TaskId
 from parasnake.core.journal import (
@@ -43,7 +44,7 @@ from parasnake.core.journal import (
 from parasnake.core.messages import Parts
 from parasnake.core.tasks import OpenTask, Policy
 from parasnake.journal import Facts, Journal, Stored
-from parasnake.payload import dumps
+from parasnake.payload import compressed, dumps
 from parasnake.replay import Replay
 
 
@@ -94,6 +95,10 @@ def merged(number: int, result: object, node: bytes = b"n" * 16) -> Merged:
 
 def same(data: Any) -> Any:
     return data
+
+
+def double(data: Any) -> Any:
+    return 2 * data
 
 
 def stop() -> NoReturn:
@@ -372,6 +377,57 @@ class Plain:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class TestCompression:
+    """What was compressed is what it was before."""
+
+    @staticmethod
+    def arrays() -> Iterator[Any]:
+        yield from (np.arange(1 << 15) + number for number in range(30))
+
+    @pytest.mark.parametrize(("before", "after"), [("zstd", "off"), ("off", "zstd")])
+    def test_data_and_results_in_a_journal(self, path: Path, before: str, after: str) -> None:
+        app, _ = collector(self.arrays, stop_after=10, process=double)
+        with pytest.raises(HookError):
+            run(app, path, compression=before)
+        size = len(b"".join(next(e for e in entries(path) if isinstance(e, HandedOut)).payload))
+        assert (size < 1 << 17) == (before == "zstd")
+        app, _ = collector(self.arrays, process=double)
+        found = run(app, path, compression=after)
+        assert sorted(int(array[0]) for array in found) == [2 * n for n in range(30)]
+
+    def test_other_data_is_noticed(self, path: Path) -> None:
+        app, _ = collector(self.arrays, stop_after=3)
+        with pytest.raises(HookError):
+            run(app, path, compression="zstd")
+
+        def others() -> Iterator[Any]:
+            yield from (array + 1 for array in self.arrays())
+
+        app, _ = collector(others)
+        with pytest.raises(ReplayError, match="new_data gave"):
+            run(app, path, compression="zstd")
+
+    def test_data_of_a_lost_node_that_is_handed_out_again(self) -> None:
+        """In the manner of 0.1: it is known again, though it was compressed for one node only."""
+        data = np.arange(1 << 15)
+        plain = tuple(dumps(data).parts)
+        small = tuple(compressed(dumps(data), 0.0).parts)
+        assert sum(map(len, small)) < sum(map(len, plain))
+        policy = Policy(by_node=True, user_reassigns=True, plain=server._plain)
+        lost, other = NodeKey(b"l" * 16), NodeKey(b"o" * 16)
+        replay = Replay(Path("journal"), _Old(data), policy, None)
+        replay.take(
+            [
+                HandedOut(TaskId(0), lost, small),
+                Charged(TaskId(0), 2, 0),
+                TimedOut(lost),
+                HandedOut(TaskId(1), other, plain),
+            ]
+        )
+        assert not replay.forgotten
+        assert replay.open[TaskId(1)].failures == 2
 
 
 class TestChangedScripts:
@@ -701,11 +757,12 @@ class TestResultsThatCannotBeRebuilt:
 class _Old:
     """A user in the manner of 0.1 who does not care for lost nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: object = 7) -> None:
         self.merged: list[int] = []
+        self._data = data
 
-    def next_data(self, node: NodeKey) -> int:
-        return 7
+    def next_data(self, node: NodeKey) -> object:
+        return self._data
 
     def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
         self.merged.append(task.id)

@@ -211,6 +211,33 @@ class TestNewData:
 
 
 class TestInitData:
+    def test_it_may_be_compressed(self, app: Parasnake) -> None:
+        """As data and results may be; a worker can write to all of them, and so can the server."""
+        numbers = np.arange(1 << 16)
+        app.init_data(lambda: numbers)
+
+        @app.new_data
+        def data() -> Iterator[Any]:
+            yield from (numbers + n for n in range(20))
+
+        @app.process
+        def add(data: Any, init_data: Any) -> Any:
+            init_data += 1
+            data -= init_data
+            init_data -= 1
+            return data
+
+        merged: list[int] = []
+
+        @app.result
+        def merge(result: Any) -> None:
+            result += 1
+            merged.append(int(result[0]))
+            assert (result == result[0]).all()
+
+        run(app, 2, compression="zstd")
+        assert sorted(merged) == list(range(20))
+
     def test_once_for_an_agent(self, app: Parasnake) -> None:
         calls: list[None] = []
 

@@ -28,6 +28,7 @@ from .messages import (
     Message,
     NodeBroken,
     NodeGone,
+    Pace,
     Parts,
     Quit,
     QuitKind,
@@ -188,6 +189,7 @@ class Crew:
         self._replace = replace
         self._workers: dict[NodeKey, Worker] = {}
         self._welcome: Welcome | None = None
+        self._pace: Pace | None = None
         self._failed_starts = 0
         self._leaving = False
         self._in = False  # whether the server on this connection has taken us
@@ -252,6 +254,9 @@ class Crew:
                 self._cancel(message, node, (task, attempt), now)
             case Taken(answers):
                 self._take(answers)
+            case Pace():
+                self._pace = message
+                self._steps += [ToWorker(node, message) for node in self._workers]
             case _:
                 raise MessageError(f"a server may not send {type(message).__name__}")
 
@@ -297,7 +302,7 @@ class Crew:
             self._say(Goodbye(text, ""))
             self._leave(text, ConnectionLostError(text))
             return
-        self._failed_starts = 0
+        self._failed_starts, self._pace = 0, None
         self._drop(StartWorker)
         self._steps += [EndWorker(node) for node in self._workers]
         self._workers.clear()
@@ -400,6 +405,8 @@ class Crew:
         welcome = self._welcome
         assert welcome is not None
         self._workers[node] = Worker(slot)
+        if self._pace is not None:
+            self._steps.append(ToWorker(node, self._pace))
         if welcome.init_per_node:
             self._say(AskInit(node))
         else:

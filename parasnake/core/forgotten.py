@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .ids import NodeKey, TaskId
 from .messages import Parts
-from .tasks import OpenTask, digest_of
+from .tasks import OpenTask, as_it_is, digest_of
 
 
 class Forgotten:
-    """These tasks, which are known again by their data."""
+    """These tasks, which are known again by their data.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    plain: gives data in one form, whatever form it was sent in
+    """
+
+    def __init__(self, plain: Callable[[Parts], Parts] = as_it_is) -> None:
+        self._plain = plain
         self._tasks: dict[bytes, list[OpenTask]] = {}
 
     def __len__(self) -> int:
@@ -24,13 +30,13 @@ class Forgotten:
 
     def add(self, task: OpenTask) -> None:
         """From now on it is the user's."""
-        self._tasks.setdefault(digest_of(task.payload), []).append(task)
+        self._tasks.setdefault(digest_of(self._plain(task.payload)), []).append(task)
 
     def take(self, payload: Parts) -> OpenTask | None:
         """Take out one with the same data, if there is one."""
         if not self._tasks:
             return None  # most jobs need no digests
-        digest = digest_of(payload)
+        digest = digest_of(self._plain(payload))
         tasks = self._tasks.get(digest)
         if tasks is None:
             return None

@@ -236,6 +236,15 @@ class Taken(NamedTuple):
     answers: int
 
 
+class Pace(NamedTuple):
+    """Server to agent to worker: so fast do results get to the server, see ``linkspeed``.
+
+    By that a worker decides whether to compress them; 0.0: always, where they become smaller.
+    """
+
+    bytes_per_second: float
+
+
 class Cancel(NamedTuple):
     """Server to agent: the answer to this attempt is no longer wanted; its worker may be ended.
 
@@ -274,6 +283,7 @@ Message = (
     | Tasks
     | Want
     | Taken
+    | Pace
     | Cancel
     | Quit
 )
@@ -322,6 +332,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Want: Layout(70, "16sQI"),
     Taken: Layout(71, "Q"),
     Tasks: Layout(72, "16s", run="QII"),
+    Pace: Layout(74, "d"),
 }
 Layouts = Mapping[type[Any], Layout]
 """How all kinds are written of what else is kept or sent in the manner of messages."""
@@ -338,9 +349,9 @@ FROM_AGENT = frozenset(
         Goodbye,
     }
 )
-FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Tasks, Want, Taken, Cancel, Quit})
+FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Tasks, Want, Taken, Pace, Cancel, Quit})
 FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, Dropped, NodeBroken})
-TO_WORKER = frozenset({Init, Task, Tasks, Cancel})
+TO_WORKER = frozenset({Init, Pace, Task, Tasks, Cancel})
 
 HEADER = Struct(">BQ")
 _TEXT_LENGTH = _COUNT = Struct(">I")
@@ -589,17 +600,21 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
     unpack, head_bytes = layout.head.unpack_from, layout.head.size
     data = bytes(view[:RUN_BYTES])
     run: list[tuple[TaskId, Attempt, float, Parts]] = []
-    end = 0
+    end, node = 0, None
     while end + head_bytes <= len(data):
-        kind, length, node, task, attempt, seconds = unpack(data, end)
+        kind, length, worker, task, attempt, seconds = unpack(data, end)
         start, stop = end + head_bytes, end + HEADER.size + length
-        if kind != layout.kind or stop > len(data) or stop - start > SMALL_PAYLOAD:
+        if kind != layout.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
+            break
+        if node is None:
+            node = worker
+        elif node != worker:
             break
         if not 0 <= seconds < math.inf:
             raise MessageError("a Result message has a time that cannot be")
         run.append((task, attempt, seconds, (data[start:stop],)))
         end = stop
-    if run:
+    if node is not None:
         messages.append(Results(node, run))
     return end
 

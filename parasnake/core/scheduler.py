@@ -61,7 +61,7 @@ class Scheduler:
         self._grace_over_at: float | None = None
         self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
         self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
-        self._forgotten = Forgotten()
+        self._forgotten = Forgotten(policy.plain)
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
         self._idle: dict[NodeKey, None] = {}  # nodes with no open task at all
         self._spared: set[NodeKey | PeerId] = set()  # whose loss is charged to no task

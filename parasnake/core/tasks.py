@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from hashlib import blake2b
@@ -226,6 +227,11 @@ class Reclaimed(NamedTuple):
 Step = Assign | AskData | Merge | Fail | Retry | Withdraw | SetAside | TellTimeout | Reclaimed
 
 
+def as_it_is(payload: Parts) -> Parts:
+    """Return the very same."""
+    return payload
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the user's hooks and settings mean for the scheduler."""
@@ -245,6 +251,8 @@ class Policy:
     max_held: int = 1000
     """In order: with so many results waiting for their predecessors no new data is asked for."""
     max_failed_tasks: int = MAX_FAILED_TASKS
+    plain: Callable[[Parts], Parts] = as_it_is
+    """Gives data in one form in which it is known again: it may come in several, compressed or not."""
     speculate: bool = False
     """Tasks that take long are given to idle nodes as well; not together with ``by_node``."""
     max_attempts: int = 3

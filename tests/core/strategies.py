@@ -26,6 +26,7 @@ from parasnake.core.messages import (
     Message,
     NodeBroken,
     NodeGone,
+    Pace,
     Parts,
     Quit,
     Ready,
@@ -94,6 +95,7 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         Results: [nodes, st.lists(st.tuples(tasks, attempts, seconds, one_piece), max_size=5)],
         Want: [nodes, tasks, attempts],
         Taken: [tasks],
+        Pace: [seconds],
         Quit: [codes, texts],
     }
     return st.builds(kind, *fields[kind])

@@ -31,6 +31,7 @@ from parasnake.core.messages import (
     Message,
     NodeBroken,
     NodeGone,
+    Pace,
     Quit,
     QuitKind,
     Ready,
@@ -139,6 +140,39 @@ def test_a_refused_agent_leaves() -> None:
     assert leave.reason == "another app"
     assert isinstance(leave.error, RefusedError)
     assert str(leave.error) == "the server refuses this node: another app"
+
+
+# ---- how fast its link is
+
+
+def test_its_workers_hear_how_fast_results_get_to_the_server() -> None:
+    crew = welcomed(2)
+    crew.started(0, A)
+    crew.started(1, B)
+    steps(crew)
+    crew.message(Pace(1e6))
+    assert steps(crew) == [ToWorker(A, Pace(1e6)), ToWorker(B, Pace(1e6))]
+
+
+def test_also_those_that_start_later() -> None:
+    crew = at_work()
+    crew.message(Pace(1e6))
+    crew.message(Pace(2e6))
+    steps(crew)
+    crew.worker_gone(A, "killed")
+    steps(crew)
+    crew.started(0, B)
+    assert steps(crew)[0] == ToWorker(B, Pace(2e6))
+
+
+def test_for_another_job_it_is_forgotten() -> None:
+    crew = at_work()
+    crew.message(Pace(1e6))
+    crew.lost_server("a reset")
+    crew.message(WELCOME._replace(job=JobId(b"another job, yes")))
+    steps(crew)
+    crew.started(0, B)
+    assert steps(crew) == [ToWorker(B, Init(B, SEED, (b"init",)))]
 
 
 # ---- tasks

@@ -23,6 +23,7 @@ LAYERS = [
             "batch",
             "byvalue",
             "child",
+            "compression",
             "config",
             "death",
             "functions",
@@ -69,6 +70,7 @@ CORE = [
     "journal",
     "census",
     "rhythm",
+    "linkspeed",
     "session",
     "seeds",
     "suspects",
@@ -90,7 +92,13 @@ NOT_IN_CORE = {
     *("pickle", "dill", "asyncio", "subprocess", "multiprocessing", "signal", "datetime"),
 }
 
-ONLY_IN = {"pickle": "payload", "dill": "payload", "selectors": "loop"}
+ONLY_IN = {
+    "pickle": "payload",
+    "dill": "payload",
+    "selectors": "loop",
+    "backports": "compression",
+    "compression": "compression",
+}
 """Who alone imports these."""
 
 

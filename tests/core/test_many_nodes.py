@@ -63,7 +63,9 @@ def test_nobody_returns_after_a_restart(ordered: bool) -> None:
     for number in range(NODES):
         scheduler.join(key(NODES + number), PeerId(number))
     steps = [scheduler.next_step() for _ in range(NODES)]
-    assert [task.id for step in steps if isinstance(step, Assign) for task in step.tasks] == list(range(NODES))
+    assert [task.id for step in steps if isinstance(step, Assign) for task in step.tasks] == list(
+        range(NODES)
+    )
 
 
 def test_nodes_for_which_there_is_nothing() -> None:

@@ -327,7 +327,9 @@ def test_bodies_that_are_too_short(kind: type[Message], data: st.DataObject) -> 
     body = to_bytes(message)[HEADER.size :]
     if body:
         length = data.draw(st.integers(0, len(body) - 1))
-        with pytest.raises(MessageError, match=r"too short|ends inside its (texts|run)|not as long as it says"):
+        with pytest.raises(
+            MessageError, match=r"too short|ends inside its (texts|run)|not as long as it says"
+        ):
             read(raw(kind, body[:length]))
 
 

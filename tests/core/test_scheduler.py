@@ -7,6 +7,7 @@ tests/core/test_promises.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from bench import UNSENDABLE, Bench, holding, key
@@ -893,7 +894,9 @@ def test_a_node_that_is_far_away_is_sent_more(seconds: float, depth: int) -> Non
 def test_a_node_that_can_have_many_tasks_gets_more_when_half_of_them_are_done() -> None:
     bench = Bench(range(30))
     bench.join("a")
-    assert bench.result("a", 0, seconds=0.001)[2:] == [f"send {task}.0 to a" for task in range(1, 12)]
+    assert bench.result("a", 0, seconds=0.001)[2:] == [
+        f"send {task}.0 to a" for task in range(1, 12)
+    ]
     for task in range(1, 6):
         assert bench.result("a", task, seconds=0.001) == [f"merge {task} of a by a"]
     assert bench.result("a", 6, seconds=0.001) == [
@@ -1004,6 +1007,17 @@ def test_every_node_that_goes_with_its_task_unmerged_is_told_once(loss: Loss) ->
     assert bench.lose("a", loss) == ["timeout a", "ask b"]
     assert bench.scheduler.forgotten == 1
     assert (bench.scheduler.running, bench.scheduler.waiting) == (0, 0)
+
+
+def test_its_data_is_known_again_in_whatever_form_it_is_handed_out() -> None:
+    """It may be compressed for the one node, and not for the other."""
+    plain = replace(USER_REASSIGNS, plain=lambda parts: (b"".join(parts).strip(b"()"),))
+    bench = Bench([(b"(x", b")"), (b"x",)], plain)
+    for name in "ab":
+        bench.join(name)
+        bench.lose(name, Loss.DIED)
+        assert bench.scheduler.forgotten == 1
+    assert bench.tasks[1].failures == 2
 
 
 def test_a_late_result_of_such_a_task_is_not_merged() -> None:

@@ -16,6 +16,7 @@ from parasnake.core.messages import (
     Failure,
     Message,
     MessageReader,
+    Pace,
     Result,
     Task,
     encode,
@@ -133,6 +134,9 @@ class VirtualWorker:
         if self._busy or not self._queue or self.death is not None:
             return
         message = self._queue.pop(0)
+        if isinstance(message, Pace):  # its results are small, whatever the link
+            self._next()
+            return
         self._busy = True
         machine = self._machine
         if not isinstance(message, Task):

@@ -269,6 +269,11 @@ class VirtualLoop:
         """The time."""
         return self._world.now
 
+    @property
+    def waited(self) -> float:
+        """The time that was spent in waiting: nothing else takes any."""
+        return self._world.now
+
     def close(self) -> None:
         """Watch nothing any more."""
         self._watched.clear()
