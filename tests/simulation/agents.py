@@ -14,18 +14,18 @@ from parasnake.core.ids import NodeId, NodeKey
 from parasnake.core.messages import (
     TO_WORKER,
     Failure,
+    Init,
     Message,
     MessageReader,
-    Pace,
+    Parts,
     Result,
-    Task,
     encode,
 )
 from parasnake.death import Death
 from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
 from parasnake.loop import READ
-from parasnake.worker import NodeHooks, Worker
+from parasnake.worker import LOOK_SECONDS, Item, NodeHooks, Worker
 
 from .invariants import Books
 from .job import APP, Data, Plan, Whim, serial
@@ -64,7 +64,8 @@ class VirtualWorker:
         self._reader = MessageReader(TO_WORKER)
         hooks = NodeHooks(Hook("process", self._process), None)
         self._worker = Worker(node, hooks, channel)
-        self._queue: list[Message] = []
+        self._arrived: list[Message] = []
+        self._looked_at = 0.0
         self._busy = False
         self._raises = False
         self.computing: int | None = None
@@ -114,7 +115,7 @@ class VirtualWorker:
         if not data:
             self.die("its agent has gone")
             return
-        self._queue += self._reader_feed(data)
+        self._arrived += self._reader_feed(data)
         self._next()
 
     def _reader_feed(self, data: bytes) -> list[Message]:
@@ -130,25 +131,40 @@ class VirtualWorker:
             view = view[count:]
         return messages
 
+    def _look(self) -> None:
+        """As ``Worker._look``: one that has more to do looks now and then what has come."""
+        worker, now = self._worker, self._machine.world.now
+        if not worker._queue:
+            worker._cancelled.clear()
+        elif now <= self._looked_at + LOOK_SECONDS:
+            return
+        self._looked_at = now
+        arrived, self._arrived = self._arrived, []
+        worker.take(arrived)
+
     def _next(self) -> None:
-        if self._busy or not self._queue or self.death is not None:
+        if self._busy or self.death is not None:
             return
-        message = self._queue.pop(0)
-        if isinstance(message, Pace):  # its results are small, whatever the link
-            self._next()
+        self._look()
+        if not self._worker._queue:
             return
+        item = self._worker._queue.popleft()
         self._busy = True
         machine = self._machine
-        if not isinstance(message, Task):
-            answer = self._worker._begin(message)  # type: ignore[arg-type]  # an Init
+        if isinstance(item, Init):
+            answer = self._worker.answer(item)
             machine.world.after(machine.world.random.uniform(*BOOT_S), lambda: self._say(answer))
             return
-        index = machine.index_of(message)
+        task, attempt, wire = item
+        if (task, attempt) in self._worker._cancelled:
+            self._say(self._worker.answer(item))
+            return
+        index = machine.index_of(wire)
         self.computing = index
         seconds = machine.plan.seconds[index] * machine.slowness
-        machine.world.after(seconds, lambda: self._finish(message, index, seconds))
+        machine.world.after(seconds, lambda: self._finish(item, index, seconds))
 
-    def _finish(self, task: Task, index: int, seconds: float) -> None:
+    def _finish(self, item: Item, index: int, seconds: float) -> None:
         if self.death is not None:
             return
         plan, truth = self._machine.plan, self._machine.books.truth
@@ -157,7 +173,7 @@ class VirtualWorker:
             self.die(f"killed by data {index}")
             return
         self._raises = index in plan.poison or truth.computed[index] <= plan.moods.get(index, 0)
-        answer = self._worker._compute(task)
+        answer = self._worker._compute(*item)
         assert isinstance(answer, Result | Failure)
         if isinstance(answer, Failure):
             truth.failures[index] += 1
@@ -288,9 +304,9 @@ class Machine:
         self.workers = [other for other in self.workers if other.death is None] + [worker]
         return node, worker
 
-    def index_of(self, task: Task) -> int:
-        """What data this task has."""
-        index: int = payload.loads(task.payload[0])[0]
+    def index_of(self, wire: Parts) -> int:
+        """What data this is."""
+        index: int = payload.loads(wire[0])[0]
         return index
 
     # ---- faults

@@ -197,7 +197,7 @@ def _serving(world: World, life: Life) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (server, "Loop", lambda: ServerLoop(world, life.point)),
-            (server, "Journal", open_journal),
+            (journal, "Journal", open_journal),
             (net, "listen", lambda *_: life.listen()),
         ):
             stack.enter_context(mock.patch.object(target, name, value))

@@ -15,9 +15,18 @@ from typing import Any
 from parasnake.agent import Agent
 from parasnake.core.farm import AgentLeft, Send, Step
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
-from parasnake.core.messages import Cancel, Failure, Message, Result, Taken, Task
+from parasnake.core.messages import (
+    Cancel,
+    Failure,
+    Message,
+    Result,
+    Results,
+    Taken,
+    Task,
+    Tasks,
+)
 from parasnake.core.scheduler import Scheduler
-from parasnake.core.tasks import Assign, Fail, Loss, Merge, OpenTask, Retry, SetAside
+from parasnake.core.tasks import Assign, Fail, Loss, Merge, Node, OpenTask, Retry, SetAside
 from parasnake.server import Server
 
 from .job import Plan, Truth, User
@@ -75,22 +84,27 @@ class Books:
     def told_agent(self, agent: Agent, message: Message) -> None:
         """An agent is about to take in a message of the server's."""
         crew = agent._crew
-        if isinstance(message, Task):
+        if isinstance(message, Task | Tasks):
             worker = crew.workers.get(message.node)
-            sending = message.task, message.attempt
-            if worker is not None and (sending in worker.open or sending in worker.answered):
-                raise Violation("an attempt has one number", f"{sending} again for one node")
+            for sending in _sendings(message):
+                if worker is not None and (sending in worker.open or sending in worker.answered):
+                    raise Violation("an attempt has one number", f"{sending} again for one node")
         elif isinstance(message, Cancel):
             self._dismissed.add((message.node, message.task, message.attempt))
         elif isinstance(message, Taken):
-            count = message.answers - crew._taken
-            self._dismissed |= {(n, *sending) for n, sending in list(crew._sent)[:count]}
+            safe = message.answers - crew._taken
+            for sent in crew._sent:
+                if (safe := safe - len(sent.data)) < 0:
+                    break
+                self._dismissed |= {(sent.node, *sending) for sending, _ in sent.answers()}
 
     def look_at_agent(self, agent: Agent, wire: Wire | None) -> None:
         """An agent has had its turn."""
         kept = {}
         for node, worker in agent._crew.workers.items():
-            answered = worker.answered.items()
+            answered = [*worker.answered.items()]
+            for sent in agent._crew._sent:
+                answered += sent.answers() if sent.node == node else ()
             kept[node] = {s for s, answer in answered if isinstance(answer.message, Result)}
             for sending in self._kept.get(node, set()) - kept[node]:
                 if (node, *sending) not in self._dismissed:
@@ -142,7 +156,7 @@ class Watch:
             (farm, "next_step", self._next_step),
             (farm, "sending", self._sending),
             (farm, "connected", self._connected),
-            (scheduler, "result", self._result),
+            (scheduler, "results", self._results),
             (scheduler, "failure", self._failure),
             (scheduler, "lose", self._lose),
             (scheduler, "settled", self._settle),
@@ -175,59 +189,85 @@ class Watch:
             self._answers.pop(step.peer.id, None)
         return step
 
-    def _sending(self, original: Callable[[Assign], Send], step: Assign) -> Send:
-        node, task, attempt = step
-        index = self.user.data_of[task.id]
-        self.books.world.tell(f"assign: task {task.id}.{attempt} to {node.key.hex()[:6]}")
+    def _sending(self, original: Callable[[Assign], list[Send]], step: Assign) -> list[Send]:
+        node = step.node
         room = 1 if self.books.plan.by_node else node.depth
         if len(node.open) + len(node.unwanted) > room:
             raise Violation("no node gets more than its depth", f"{node}")
-        if task.id in self._settled:
-            raise Violation("what is merged is not computed again", f"task {task.id}")
-        if (task.id, attempt) in self._used:
-            raise Violation("an attempt has one number", f"{task.id}.{attempt} again")
-        self._used.add((task.id, attempt))
-        self.books.sent(index, node.key)
+        for task in step.tasks:
+            self._send_one(node, task)
         return original(step)
 
+    def _send_one(self, node: Node, task: OpenTask) -> None:
+        sending = task.id, task.newest
+        self.books.world.tell(f"assign: task {task.id}.{task.newest} to {node.key.hex()[:6]}")
+        if task.id in self._settled:
+            raise Violation("what is merged is not computed again", f"task {task.id}")
+        if sending in self._used:
+            raise Violation("an attempt has one number", f"{sending} again")
+        self._used.add(sending)
+        self.books.sent(self.user.data_of[task.id], node.key)
+        others = {task.running, *task.also} - {None, node.key}
+        if len(others) > 1:
+            raise Violation("a task is on two nodes at the most", f"task {task.id}")
+
     def _join(
-        self, original: Callable[..., list[bool]], key: NodeKey, peer: PeerId, held: Any = ()
+        self,
+        original: Callable[..., list[bool]],
+        key: NodeKey,
+        peer: PeerId,
+        held: Any = (),
+        *,
+        delay: float,
     ) -> list[bool]:
-        wanted = original(key, peer, held)
+        wanted = original(key, peer, held, delay=delay)
         # What is finished and not wanted is forgotten there.
         self._used |= {
             (h.task, h.attempt) for h, w in zip(held, wanted, strict=True) if w or not h.finished
         }
         return wanted
 
-    def _connected(self, original: Callable[..., None], peer: PeerId, *rest: Any) -> None:
+    def _connected(
+        self, original: Callable[..., None], peer: PeerId, *rest: Any, delay: float
+    ) -> None:
         end: Any = self.server._connections[peer].raw
         self._answers[peer] = Answers(end.wire)
-        original(peer, *rest)
+        original(peer, *rest, delay=delay)
 
     def _message(self, original: Callable[..., None], peer: PeerId, message: Message) -> None:
         name = type(message).__name__
-        if isinstance(message, Result | Failure):
-            name += f" of task {message.task}.{message.attempt}"
+        if isinstance(message, Result | Results | Failure):
+            sendings = _sendings(message)
+            name += " of " + ", ".join(f"task {task}.{attempt}" for task, attempt in sendings)
             if peer in self._answers:
-                self._answers[peer].tasks.append(None)
+                self._answers[peer].tasks += [None] * len(sendings)
         self.books.world.tell(f"from {peer}: {name}")
         original(peer, message)
 
-    def _result(self, original: Callable[..., bool], *rest: Any) -> bool:
-        return self._note_answer(original(*rest), rest[0], rest[1])
+    def _results(
+        self, original: Callable[..., tuple[int, int]], key: NodeKey, answers: Any
+    ) -> tuple[int, int]:
+        were_open = set(self._scheduler._tasks)
+        found = original(key, answers)
+        self._note_answers(key, [task for task, *_ in answers], were_open)
+        return found
 
     def _failure(self, original: Callable[..., bool], *rest: Any, final: bool) -> bool:
-        wanted = self._note_answer(original(*rest, final=final), rest[0], rest[1])
+        were_open = set(self._scheduler._tasks)
+        wanted = original(*rest, final=final)
+        self._note_answers(rest[0], [rest[1]], were_open)
         self._note_charges()
         return wanted
 
-    def _note_answer(self, wanted: bool, node: NodeKey, task: TaskId) -> bool:
-        if wanted and task not in self._scheduler._tasks:
-            answers = self._answers.get(self._scheduler.nodes[node].peer)
-            if answers is not None:
-                answers.tasks[-1] = task
-        return wanted
+    def _note_answers(self, key: NodeKey, tasks: list[TaskId], were_open: set[TaskId]) -> None:
+        """Take note which of the newest answers have ended their tasks."""
+        node = self._scheduler.nodes.get(key)
+        answers = self._answers.get(node.peer) if node is not None else None
+        if answers is None:
+            return
+        for place, task in enumerate(tasks, len(answers.tasks) - len(tasks)):
+            if task in were_open and task not in self._scheduler._tasks:
+                answers.tasks[place] = task
 
     def _note_charges(self) -> None:
         for step in self._scheduler.pending:
@@ -352,6 +392,12 @@ class Watch:
 
 def _with(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **names: replacement(original, *args, **names)
+
+
+def _sendings(message: Task | Tasks | Result | Results | Failure) -> list[tuple[TaskId, Attempt]]:
+    if isinstance(message, Tasks | Results):
+        return [(item[0], item[1]) for item in message.run]
+    return [(message.task, message.attempt)]
 
 
 def _ended(scheduler: Scheduler) -> set[TaskId]:

@@ -93,7 +93,7 @@ def draw_plan(random: random.Random) -> Plan:
     manner = random.choice(list(Manner))
     by_node = manner in (Manner.BY_NODE, Manner.OLD)
     tasks = random.choice([1, 2, 5, 10, 20, 30, 60])
-    mean = random.choice([0.001, 0.02, 0.3, 2.0])
+    mean = random.choice([0.0001, 0.001, 0.02, 0.3, 2.0])
     with_failed = random.random() < 0.6
 
     def some(share: float) -> frozenset[int]:
@@ -104,6 +104,10 @@ def draw_plan(random: random.Random) -> Plan:
     # Without the hook a task that always fails ends the job again and again.
     poison, deadly = (some(0.1), some(0.05)) if with_failed else (frozenset(), frozenset())
     heartbeat_timeout = random.choice([3.0, 6.0, 20.0])
+    if mean < 0.1 and random.random() < 0.3:
+        tasks = random.choice([tasks, 200])
+    # From some task on all take much longer, when nodes may have many in advance.
+    slow_from = random.randrange(tasks) if mean < 0.1 and random.random() < 0.5 else tasks
     # A slow machine needs 50 times the mean at the most: no task is to fail for ever.
     task_timeout = random.choice([None, 60.0 * mean]) if mean > 0.1 else None
     return Plan(
@@ -116,7 +120,10 @@ def draw_plan(random: random.Random) -> Plan:
         tells_timeouts=random.random() < 0.5,
         init=random.choice(["none", "agent", "node"]),
         nones=random.choice([0.0, 0.0, 0.3]),
-        seconds=tuple(mean * random.choice([0.5, 1.0, 1.5, 5.0]) for _ in range(tasks)),
+        seconds=tuple(
+            mean * random.choice([0.5, 1.0, 1.5, 5.0]) * (100 if index >= slow_from else 1)
+            for index in range(tasks)
+        ),
         padding={index: random.choice([300, 5000, 70000]) for index in some(0.1)},
         poison=poison,
         deadly=deadly - poison,
