@@ -210,6 +210,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             pass
         case "python", ["-m", "pytest", *options]:
             assert set(options) <= {"-q"}
+        case "python", ["tests/benchmarks/compare.py", *options]:
+            assert set(options) <= {"--help", "--quick"}
         case "python", ["examples/mandelbrot.py", *options]:
             mandelbrot_parser().parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
