@@ -17,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     peers = _peers(options)
     names: list[str] = options.measure
+    count = 1 if options.quick else options.rounds
     effort = Effort(QUICK_SECONDS if options.quick else SECONDS, options.scale)
     rounds: dict[tuple[str, str], list[float | None]] = defaultdict(list)
     failures: list[str] = []
     begin = time.monotonic()
     with Runner(effort, options.limit) as runner:
-        for turn in range(1 if options.quick else options.rounds):
-            for name in names:
-                for peer in peers:
-                    _say(f"round {turn + 1}: {name}, {PEERS[peer].title}")
-                    try:
-                        values = runner.measure(peer, PEERS[peer], name, MEASUREMENTS[name])
-                    except (MeasurementFailed, OSError) as error:
-                        failures.append(f"{PEERS[peer].title}, {name}: {error}")
-                        continue
-                    for key, value in values.items():
-                        rounds[key, peer].append(value)
+        for turn, name, peer in product(range(count), names, peers):
+            _say(f"round {turn + 1}: {name}, {PEERS[peer].title}")
+            try:
+                values = runner.measure(peer, PEERS[peer], name, MEASUREMENTS[name])
+            except (MeasurementFailed, OSError) as error:
+                failures.append(f"{PEERS[peer].title}, {name}: {error}")
+                continue
+            except KeyboardInterrupt:
+                failures.append("interrupted: not all was measured")
+                break
+            for key, value in values.items():
+                rounds[key, peer].append(value)
     figures = [figure for name in names for figure in MEASUREMENTS[name].figures]
     found = summary(figures, peers, rounds)
     print(render(figures, {peer: PEERS[peer].title for peer in peers}, found))

@@ -50,6 +50,7 @@ class Runner:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing behind
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
         return self
 
