@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=float, default=1.0, metavar="FACTOR", help="of the sizes of all jobs (1)"
     )
     parser.add_argument(
-        *("--limit", "-l"),
+        "--limit",
         type=float,
         default=180.0,
         metavar="SECONDS",
