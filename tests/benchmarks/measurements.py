@@ -168,7 +168,8 @@ def array_memory(peer: Peer, effort: Effort) -> tuple[Values, float]:
         yield [array]
         values["array_memory"] = (memory.peak() - before) / array.nbytes - 1
         grown = [after - others.get(pid, 0) for pid, after in memory.peaks_of_descendants().items()]
-        values["array_memory_others"] = max(grown, default=0) / array.nbytes
+        if grown:  # a peer's own launcher may keep its workers elsewhere
+            values["array_memory_others"] = max(grown) / array.nbytes
 
     peer.run(work.echo, phases(), take)
     return values, take.last
