@@ -213,6 +213,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             assert set(options) <= {"-q"}
         case "python", ["-m", "tests.simulation", *options]:
             simulation_parser().parse_args(options)
+        case "python", ["tests/benchmarks/compare.py", *options]:
+            assert set(options) <= {"--help", "--quick"}
         case "python", ["examples/mandelbrot.py", *options]:
             mandelbrot_parser().parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
