@@ -16,82 +16,138 @@ import platform
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from measurements import MEASUREMENTS, Effort, Figure
-from peers import PEERS
-from runner import MeasurementFailed, Runner
-from table import render, summary
+from figures import Effort
+from measurements import MEASUREMENTS
+from peers import PARASNAKE, PEERS
+from runner import JobLost, MeasurementFailed, Runner
+from table import Rounds, render, summary
 
 ROUNDS, SECONDS = 5, 2.0
-QUICK_PEERS = ("parasnake", "pool")
 QUICK_SECONDS = 0.3
+
+
+class Pair(NamedTuple):
+    """What is measured, and of whom."""
+
+    name: str
+    peer: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say and print the tables; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    peers = _peers(options)
-    names: list[str] = options.measure
-    count = 1 if options.quick else options.rounds
-    effort = Effort(QUICK_SECONDS if options.quick else SECONDS, options.scale)
-    rounds: dict[tuple[str, str], list[float | None]] = defaultdict(list)
-    failures: list[str] = []
+    options = make_parser().parse_args(arguments)
+    rounds, seconds = (1, QUICK_SECONDS) if options.quick else (options.rounds, SECONDS)
+    pairs, notes = _plan(options)
     begin = time.monotonic()
-    with Runner(effort, options.limit) as runner:
-        for turn, name, peer in product(range(count), names, peers):
-            _say(f"round {turn + 1}: {name}, {PEERS[peer].title}")
-            try:
-                values = runner.measure(peer, PEERS[peer], name, MEASUREMENTS[name])
-            except (MeasurementFailed, OSError) as error:
-                failures.append(f"{PEERS[peer].title}, {name}: {error}")
-                continue
-            except KeyboardInterrupt:
-                failures.append("interrupted: not all was measured")
-                break
-            for key, value in values.items():
-                rounds[key, peer].append(value)
-    figures = [figure for name in names for figure in MEASUREMENTS[name].figures]
-    found = summary(figures, peers, rounds)
-    print(render(figures, {peer: PEERS[peer].title for peer in peers}, found))
-    for failure in failures:
-        print(f"failed: {failure}")
+    with Runner(Effort(seconds, options.scale), options.limit) as runner:
+        found, lost, failed = _measure(runner, pairs, rounds)
+    notes += [*lost, *failed, _machine(pairs, rounds, time.monotonic() - begin)]
+    names = list(dict.fromkeys(pair.name for pair in pairs))
+    values = summary([figure for name in names for figure in MEASUREMENTS[name].figures], found)
+    titles = {pair.peer: PEERS[pair.peer].title for pair in pairs}
+    print(render([MEASUREMENTS[name] for name in names], titles, values))
+    print("", *(f"- {note}" for note in notes), sep="\n")
     if options.json is not None:
-        _write(options.json, figures, found, failures, time.monotonic() - begin)
-    return 1 if failures else 0
+        facts = {"figures": values, "notes": notes, "failures": failed}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+    return 1 if failed else 0
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _measure(
+    runner: Runner, pairs: Sequence[Pair], rounds: int
+) -> tuple[Rounds, list[str], list[str]]:
+    """Return the values of all rounds, which jobs were lost and why, and what else failed."""
+    found: dict[tuple[str, str], list[float | None]] = defaultdict(list)
+    lost: dict[str, str] = {}
+    failed: list[str] = []
+    try:
+        for turn in range(rounds):
+            for name, peer in pairs:
+                title = PEERS[peer].title
+                print(f"round {turn + 1}: {name}, {title}", file=sys.stderr, flush=True)
+                try:
+                    for key, value in runner.measure(name, peer).items():
+                        found[key, peer].append(value)
+                except JobLost as error:
+                    lost[title] = f"job lost: {title}, {error}"
+                    for figure in MEASUREMENTS[name].figures:
+                        found[figure.key, peer].append(None)
+                except (MeasurementFailed, OSError) as error:
+                    failed.append(f"failed: {title}, {name}: {error}")
+    except KeyboardInterrupt:
+        failed.append("interrupted: not all was measured")
+    return found, list(lost.values()), failed
 
 
-def _parser() -> argparse.ArgumentParser:
+def _plan(options: argparse.Namespace) -> tuple[list[Pair], list[str]]:
+    """Return what to measure, in this order, and what is left out and why."""
+    chosen: list[str] = options.peers or [peer for peer in PEERS if PEERS[peer].by_default]
+    peers = [peer for peer in chosen if PEERS[peer].installed]
+    wanted = [
+        Pair(name, peer)
+        for name in options.measure or MEASUREMENTS
+        for peer in peers
+        if peer == PARASNAKE or not MEASUREMENTS[name].only_ours
+    ]
+    taken = [pair for pair in wanted if not options.quick or _is_quick(pair, options)]
+    notes = [f"not installed: {PEERS[peer].title}" for peer in chosen if peer not in peers]
+    return taken, notes + _left_out(pair for pair in wanted if pair not in taken)
+
+
+def _is_quick(pair: Pair, options: argparse.Namespace) -> bool:
+    """Whether ``--quick`` has it; of what was chosen by name it leaves out nothing."""
+    peer, measurement = PEERS[pair.peer], MEASUREMENTS[pair.name]
+    is_fast = not peer.variant and (measurement.essential or not peer.slow)
+    return bool((options.peers or is_fast) and (options.measure or measurement.quick))
+
+
+def _left_out(pairs: Iterable[Pair]) -> list[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, peer in pairs:
+        names[PEERS[peer].title].append(name)
+    titles: dict[str, list[str]] = defaultdict(list)
+    for title, left_out in names.items():
+        titles[", ".join(left_out)].append(title)
+    return [f"left out by --quick: {what} of {'; '.join(of)}" for what, of in titles.items()]
+
+
+def _machine(pairs: Iterable[Pair], rounds: int, seconds: float) -> str:
+    """Return what one must know about a run to compare it with another."""
+    packages = sorted({package for pair in pairs for package in PEERS[pair.peer].requires})
+    return ", ".join(
+        [
+            f"{rounds} round{'s' * (rounds != 1)} in {seconds / 60:.1f} minutes",
+            f"{os.cpu_count()} processors",
+            f"load {os.getloadavg()[0]:.1f} at the end",
+            platform.platform(),
+            f"Python {platform.python_version()}",
+            *(f"{package} {version(package)}" for package in packages),
+        ]
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="one short round, Parasnake and the standard pool unless others are chosen",
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many ({ROUNDS})")
-    parser.add_argument(
-        "--peers", type=_names(PEERS), help=f"with commas between: {', '.join(PEERS)}"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one short round, in about a minute")
+    add("--rounds", type=int, default=ROUNDS, help=f"how many ({ROUNDS})")
+    add("--peers", type=_names(PEERS), help=f"with commas between: {', '.join(PEERS)}")
+    add(
         "--measure",
         type=_names(MEASUREMENTS),
-        default=list(MEASUREMENTS),
         help=f"with commas between: {', '.join(MEASUREMENTS)}",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="FACTOR", help="of the sizes of all jobs (1)"
-    )
-    parser.add_argument(
+    add("--json", type=Path, metavar="FILE", help="write all values there")
+    add("--scale", type=float, default=1.0, metavar="FACTOR", help="of the sizes of all jobs (1)")
+    add(
         "--limit",
         type=float,
         default=180.0,
@@ -101,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(known: dict[str, Any]) -> Any:
+def _names(known: dict[str, Any]) -> Callable[[str], list[str]]:
     def names(text: str) -> list[str]:
         given = text.split(",")
         for name in given:
@@ -110,40 +166,6 @@ def _names(known: dict[str, Any]) -> Any:
         return given
 
     return names
-
-
-def _peers(options: argparse.Namespace) -> list[str]:
-    chosen: list[str] | None = options.peers
-    if chosen is None:
-        chosen = [
-            name
-            for name, entry in PEERS.items()
-            if entry.by_default and (not options.quick or name in QUICK_PEERS)
-        ]
-    missing = [name for name in chosen if not PEERS[name].installed]
-    if missing:
-        _say(f"not installed: {', '.join(missing)}")
-    return [name for name in chosen if name not in missing]
-
-
-def _write(
-    path: Path,
-    figures: Sequence[Figure],
-    found: dict[str, Any],
-    failures: Sequence[str],
-    seconds: float,
-) -> None:
-    facts = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "seconds": seconds,
-        "figures": found,
-        "order": [figure.key for figure in figures],
-        "failures": list(failures),
-    }
-    path.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

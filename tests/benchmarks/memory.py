@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 
 
-def peak(pid: int | str = "self") -> int:
-    """The most that a process ever had in memory; 0 if it has ended."""
+def peak(pid: str = "self") -> int:
+    """The most that a process had in memory since ``forget_peak``; 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -18,6 +19,12 @@ def peak(pid: int | str = "self") -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def peaks_of_descendants() -> dict[int, int]:
-    """The peak of each process below this one."""
-    return {child.pid: peak(child.pid) for child in psutil.Process().children(recursive=True)}
+def forget_peak(pid: str = "self") -> None:
+    """Let the peak of a process be what it has now."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def descendants() -> list[str]:
+    """The ids of all processes below this one."""
+    return [str(child.pid) for child in psutil.Process().children(recursive=True)]

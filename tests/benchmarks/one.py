@@ -6,15 +6,18 @@ import json
 import sys
 from pathlib import Path
 
-from measurements import MEASUREMENTS, Effort
+from figures import Effort
+from measurements import MEASUREMENTS
 from peers import PEERS
 
 
 def main(peer: str, measurement: str, seconds: str, scale: str, output: str) -> None:
     """Measure, and write the figures and the time of the last result to a file."""
-    effort = Effort(float(seconds), float(scale))
-    values, last = MEASUREMENTS[measurement].measure(PEERS[peer].load(), effort)
-    Path(output).write_text(json.dumps({"values": values, "last": last}))
+    chosen, measure = PEERS[peer].load(), MEASUREMENTS[measurement].load()
+    if MEASUREMENTS[measurement].launched:
+        exec(chosen.imports, {})  # as at the top of a user's script, before anything is timed
+    found = measure(chosen, Effort(float(seconds), float(scale)))
+    Path(output).write_text(json.dumps(found._asdict()))
 
 
 if __name__ == "__main__":

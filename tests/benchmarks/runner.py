@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are not installed
-from measurements import GONE, Effort, Measurement, Values
-from peers import Entry
+from figures import GONE, Effort, Found, Values
+from measurements import MEASUREMENTS
+from peers import PEERS
+from work import KILLED
 
 HERE = Path(__file__).parent
 PR_SET_CHILD_SUBREAPER = 36
@@ -25,6 +27,10 @@ PR_SET_CHILD_SUBREAPER = 36
 
 class MeasurementFailed(Exception):
     """The process ended badly, or took too long; the text is the reason."""
+
+
+class JobLost(Exception):
+    """The process ended without the results after one of its workers was killed; the text is how."""
 
 
 class Runner:
@@ -61,38 +67,40 @@ class Runner:
         os.close(self._wake_in)
         os.close(self._wake_out)
 
-    def measure(self, peer: str, entry: Entry, name: str, measurement: Measurement) -> Values:
-        """Return the figures.
+    def measure(self, name: str, peer: str) -> Values:
+        """Return the figures of a measurement.
 
         Raises
         ------
-        MeasurementFailed: it gave none
+        JobLost: the peer did not survive that one of its workers was killed
+        MeasurementFailed: it gave none for another reason
         """
-        with tempfile.TemporaryDirectory() as folder:
-            output, log = Path(folder) / "values.json", Path(folder) / "log"
-            launcher = entry.load().launcher() if measurement.launched else [sys.executable]
-            effort = (str(self._effort.seconds), str(self._effort.scale))
+        measurement = MEASUREMENTS[name]
+        launcher = PEERS[peer].load().launcher() if measurement.launched else [sys.executable]
+        effort = (str(self._effort.seconds), str(self._effort.scale))
+        with tempfile.TemporaryDirectory() as given:
+            folder = Path(given)
+            output, log = folder / "values.json", folder / "log"
             command = [*launcher, str(HERE / "one.py"), peer, name, *effort, str(output)]
-            status, gone_at = self._run(command, log)
+            status, gone_at = self._run(command, folder, log)
             if not output.exists():
-                if measurement.kills:
-                    return {figure.key: None for figure in measurement.figures}
-                raise MeasurementFailed(f"{status}: {_last_line(log)}")
-            told = json.loads(output.read_text())
-        values: Values = told["values"]
+                kind = JobLost if (folder / KILLED).exists() else MeasurementFailed
+                raise kind(f"{status}: {_last_line(log)}")
+            found = Found(**json.loads(output.read_text()))
         if any(figure.key == GONE for figure in measurement.figures):
-            values[GONE] = 1e3 * (gone_at - told["last"])
-        return values
+            found.values[GONE] = 1e3 * (gone_at - found.last)
+        return found.values
 
-    def _run(self, command: list[str], log: Path) -> tuple[str, float]:
+    def _run(self, command: list[str], folder: Path, log: Path) -> tuple[str, float]:
         """Return how the command ended, and when the last process was gone."""
         environment = {
             **{key: text for key, text in os.environ.items() if not key.startswith("PARASNAKE_")},
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)]),
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE, *HERE.parents[:2]))),
         }
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from measurements import Figure
+from figures import Figure, Measurement
 from peers import PARASNAKE
 
 LOST = "job lost"
 NOT_MEASURED = "-"
+BEST = "the best of them"
 
 Rounds = Mapping[tuple[str, str], Sequence[float | None]]
 """The values of all rounds, by figure and peer; None: the job was lost."""
 
 
-def summary(figures: Sequence[Figure], peers: Sequence[str], rounds: Rounds) -> dict[str, Any]:
+def summary(figures: Sequence[Figure], rounds: Rounds) -> dict[str, Any]:
     """Return for each figure and peer: all values, median, lowest, highest, ratio Parasnake / peer."""
     return {
         figure.key: {
             "heading": figure.heading,
             "more_is_better": figure.more_is_better,
             "peers": {
-                peer: _cell(rounds[figure.key, peer], rounds.get((figure.key, PARASNAKE), ()))
-                for peer in peers
-                if (figure.key, peer) in rounds
+                peer: _cell(values, rounds.get((figure.key, PARASNAKE), ()))
+                for (key, peer), values in rounds.items()
+                if key == figure.key
             },
         }
         for figure in figures
@@ -48,20 +49,40 @@ def _cell(values: Sequence[float | None], ours: Sequence[float | None]) -> dict[
     }
 
 
-def render(figures: Sequence[Figure], titles: Mapping[str, str], found: Mapping[str, Any]) -> str:
-    """Return two Markdown tables: medians with half their spread, and ratios Parasnake / peer."""
-    head = ["", *titles.values()]
-    medians, ratios = [head], [head]
-    for figure in figures:
-        cells = found[figure.key]["peers"]
-        medians.append([figure.heading, *(_median(figure, cells.get(peer)) for peer in titles)])
-        wanted = "more" if figure.more_is_better else "less"
-        row = [_ratio(cells.get(peer)) for peer in titles]
-        ratios.append([f"{figure.heading} ({wanted} is better)", *row])
-    parts = ["Medians, and half the range of all rounds in per cent of it", _table(medians)]
-    if PARASNAKE in titles and len(titles) > 1:
-        parts += ["Parasnake / peer", _table(ratios)]
-    return "\n\n".join(parts)
+def render(
+    measurements: Sequence[Measurement], titles: Mapping[str, str], found: Mapping[str, Any]
+) -> str:
+    """Return Markdown: under each title a table of medians, and one of the ratios Parasnake / peer."""
+    figures: dict[str, list[Figure]] = {}
+    for measurement in measurements:
+        figures.setdefault(measurement.table, []).extend(measurement.figures)
+    return "\n\n".join(
+        part
+        for title, rows in figures.items()
+        for part in (f"### {title}", *_tables(rows, titles, found))
+    )
+
+
+def _tables(
+    figures: Sequence[Figure], titles: Mapping[str, str], found: Mapping[str, Any]
+) -> Iterator[str]:
+    cells = {figure: found[figure.key]["peers"] for figure in figures}
+    there = [peer for peer in titles if any(peer in row for row in cells.values())]
+    others = [peer for peer in there if peer != PARASNAKE]
+    medians = [["", *(titles[peer] for peer in there)]]
+    ratios = [["", BEST, *(titles[peer] for peer in others)]]
+    for figure, row in cells.items():
+        medians.append([figure.heading, *(_median(figure, row.get(peer)) for peer in there)])
+        known = {peer: row[peer]["ratio"] for peer in others if peer in row and row[peer]["ratio"]}
+        if known:
+            wanted, best = ("more", min) if figure.more_is_better else ("less", max)
+            shown = [best(known.values()), *(known.get(peer) for peer in others)]
+            ratios.append([f"{figure.heading} ({wanted} is better)", *map(_ratio, shown)])
+    yield "Medians, and half the range of all rounds in per cent of it:"
+    yield _table(medians)
+    if len(ratios) > 1:
+        yield "Parasnake / peer:"
+        yield _table(ratios)
 
 
 def _median(figure: Figure, cell: Mapping[str, Any] | None) -> str:
@@ -76,10 +97,8 @@ def _median(figure: Figure, cell: Mapping[str, Any] | None) -> str:
     return f"{text} ±{50 * (cell['high'] - cell['low']) / abs(median):.0f}%"
 
 
-def _ratio(cell: Mapping[str, Any] | None) -> str:
-    if cell is None or cell["ratio"] is None:
-        return NOT_MEASURED
-    return f"{cell['ratio']:.3g}"
+def _ratio(ratio: float | None) -> str:
+    return NOT_MEASURED if ratio is None else f"{ratio:.3g}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

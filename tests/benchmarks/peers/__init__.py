@@ -19,12 +19,16 @@ class Entry:
     requires: modules that must be installed
     where: the module of its adapter, and what to call there for a ``Peer``
     by_default: whether it is measured unless others are chosen
+    slow: it takes seconds to start, so that ``--quick`` has only what is essential of it
+    variant: another way to run the same, which ``--quick`` leaves out
     """
 
     title: str
     requires: tuple[str, ...]
     where: str
     by_default: bool = True
+    slow: bool = False
+    variant: bool = False
 
     @property
     def installed(self) -> bool:
@@ -47,11 +51,13 @@ PEERS = {
         "ProcessPoolExecutor, chunksize=100", (), "peers.pool:ChunkedPool", by_default=False
     ),
     "loky": Entry("loky", ("loky",), "peers.reusable:Loky"),
-    "dask": Entry("Dask, TCP", ("distributed",), "peers.dask_cluster:DaskTcp"),
-    "dask-tls": Entry("Dask, TLS", ("distributed",), "peers.dask_cluster:DaskTls"),
+    "dask": Entry("Dask, TCP", ("distributed",), "peers.dask_cluster:DaskTcp", slow=True),
+    "dask-tls": Entry(
+        "Dask, TLS", ("distributed",), "peers.dask_cluster:DaskTls", slow=True, variant=True
+    ),
     "mpi": Entry("mpi4py.futures", ("mpi4py",), "peers.mpi:Mpi"),
-    "mpi-tcp": Entry("mpi4py.futures, TCP", ("mpi4py",), "peers.mpi:MpiTcp"),
-    "ray": Entry("Ray", ("ray",), "peers.ray_node:Ray"),
+    "mpi-tcp": Entry("mpi4py.futures, TCP", ("mpi4py",), "peers.mpi:MpiTcp", variant=True),
+    "ray": Entry("Ray", ("ray",), "peers.ray_node:Ray", slow=True),
 }
 """By the name on the command line. Imports of adapters are late: each process has only its own."""
 
