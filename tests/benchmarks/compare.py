@@ -43,10 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     rounds, seconds = (1, QUICK_SECONDS) if options.quick else (options.rounds, SECONDS)
     pairs, notes = _plan(options)
+    notes.append(_machine(pairs, rounds))
     begin = time.monotonic()
     with Runner(Effort(seconds, options.scale), options.limit) as runner:
         found, lost, failed = _measure(runner, pairs, rounds)
-    notes += [*lost, *failed, _machine(pairs, rounds, time.monotonic() - begin)]
+    notes += [*lost, *failed, f"took {(time.monotonic() - begin) / 60:.1f} minutes"]
     names = list(dict.fromkeys(pair.name for pair in pairs))
     values = summary([figure for name in names for figure in MEASUREMENTS[name].figures], found)
     titles = {pair.peer: PEERS[pair.peer].title for pair in pairs}
@@ -96,7 +97,7 @@ def _plan(options: argparse.Namespace) -> tuple[list[Pair], list[str]]:
     ]
     taken = [pair for pair in wanted if not options.quick or _is_quick(pair, options)]
     notes = [f"not installed: {PEERS[peer].title}" for peer in chosen if peer not in peers]
-    return taken, notes + _left_out(pair for pair in wanted if pair not in taken)
+    return taken, notes + _left_out(wanted, taken)
 
 
 def _is_quick(pair: Pair, options: argparse.Namespace) -> bool:
@@ -106,24 +107,23 @@ def _is_quick(pair: Pair, options: argparse.Namespace) -> bool:
     return bool((options.peers or is_fast) and (options.measure or measurement.quick))
 
 
-def _left_out(pairs: Iterable[Pair]) -> list[str]:
-    names: dict[str, list[str]] = defaultdict(list)
-    for name, peer in pairs:
-        names[PEERS[peer].title].append(name)
+def _left_out(wanted: Sequence[Pair], taken: Sequence[Pair]) -> list[str]:
+    partly = {pair.peer for pair in taken}
     titles: dict[str, list[str]] = defaultdict(list)
-    for title, left_out in names.items():
-        titles[", ".join(left_out)].append(title)
+    for peer in dict.fromkeys(pair.peer for pair in wanted if pair not in taken):
+        names = [pair.name for pair in wanted if pair.peer == peer and pair not in taken]
+        titles[", ".join(names) if peer in partly else "everything"].append(PEERS[peer].title)
     return [f"left out by --quick: {what} of {'; '.join(of)}" for what, of in titles.items()]
 
 
-def _machine(pairs: Iterable[Pair], rounds: int, seconds: float) -> str:
+def _machine(pairs: Iterable[Pair], rounds: int) -> str:
     """Return what one must know about a run to compare it with another."""
     packages = sorted({package for pair in pairs for package in PEERS[pair.peer].requires})
     return ", ".join(
         [
-            f"{rounds} round{'s' * (rounds != 1)} in {seconds / 60:.1f} minutes",
+            f"{rounds} round{'s' * (rounds != 1)}",
             f"{os.cpu_count()} processors",
-            f"load {os.getloadavg()[0]:.1f} at the end",
+            f"load {os.getloadavg()[0]:.1f} at the start",
             platform.platform(),
             f"Python {platform.python_version()}",
             *(f"{package} {version(package)}" for package in packages),

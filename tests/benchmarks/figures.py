@@ -12,7 +12,7 @@ from peers.base import Peer
 MB = 1_000_000
 ARRAY_MB = (1, 16, 128)
 TASK_POWERS = (3, 4, 5, 6)
-PAYLOAD_POWERS = (1, 3, 5, 7, 8)
+PAYLOADS = {10: "10 B", 10**3: "1 kB", 10**5: "100 kB", 10**7: "10 MB", 10**8: "100 MB"}
 NODE_COUNTS = (1, 10, 100, 1000)
 
 Values = dict[str, float]
@@ -46,13 +46,13 @@ class Figure:
     """A row of a table.
 
     ``heading`` says what it is, with its unit; ``digits`` are those after the point, ``more_is_better``
-    how to read the ratio.
+    how to read the ratio; None: it says nothing.
     """
 
     key: str
     heading: str
     digits: int = 0
-    more_is_better: bool = False
+    more_is_better: bool | None = False
 
 
 GONE = "gone"

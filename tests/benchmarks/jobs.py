@@ -12,12 +12,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import memory
+import usage
 import work
 from figures import (
     ARRAY_MB,
     MB,
-    PAYLOAD_POWERS,
+    PAYLOADS,
     TASK_POWERS,
     Effort,
     Found,
@@ -27,8 +27,7 @@ from figures import (
 from peers.base import WORKERS, Peer, Phase
 
 WARM_UP = 200
-MOST_PAYLOAD_BYTES = 800 * MB
-"""Of all tasks of a phase together: peers may keep them all in memory."""
+FEW = 2 * WORKERS
 
 
 class Job:
@@ -85,7 +84,12 @@ def small_tasks(job: Job) -> Iterator[Phase]:
     yield range(WARM_UP)
     job.values["start"] = job.first - job.begun
     first, most = job.effort.count(500), job.effort.count(2_000_000)
-    job.values["rate"] = yield from _rate(range, first, most, job.effort.seconds / 2)
+    rate = yield from _rate(range, first, most, job.effort.seconds / 2)
+    job.values["rate"] = rate
+    if usage.descendants():  # a peer's own launcher may keep its workers elsewhere
+        count, begin = round(rate * job.effort.seconds / 2) + 1, usage.processor_seconds()
+        yield range(count)
+        job.values["processor"] = 1e6 * (usage.processor_seconds() - begin) / count
 
 
 @job(work.echo)
@@ -117,7 +121,7 @@ def arrays(job: Job) -> Iterator[Phase]:
     for size in ARRAY_MB:
         array = _array(job, size)
         yield [array]
-        rate = yield from _rate([array].__mul__, 2, max(2, 512 // size), job.effort.seconds / 3)
+        rate = yield from _rate([array].__mul__, FEW, max(FEW, 512 // size), job.effort.seconds / 3)
         job.values[f"array_{size}"] = rate * array.nbytes / MB
 
 
@@ -126,15 +130,12 @@ def array_memory(job: Job) -> Iterator[Phase]:
     """How much this process takes at its peak for one array, besides it and its result, in arrays."""
     yield range(WARM_UP)
     array = _array(job, 128)
-    others = memory.descendants()
-    for pid in ("self", *others):
-        memory.forget_peak(pid)
-    before = {pid: memory.peak(pid) for pid in ("self", *others)}
+    grown = usage.watch_memory()
+    others_grown = [usage.watch_memory(pid) for pid in usage.descendants()]
     yield [array]
-    grown = {pid: memory.peak(pid) - peak for pid, peak in before.items()}
-    job.values["array_memory"] = grown.pop("self") / array.nbytes - 1
-    if grown:  # a peer's own launcher may keep its workers elsewhere
-        job.values["array_memory_others"] = max(grown.values()) / array.nbytes
+    job.values["array_memory"] = grown() / array.nbytes - 1
+    if others_grown:
+        job.values["array_memory_others"] = max(each() for each in others_grown) / array.nbytes
 
 
 @job(work.row)
@@ -170,27 +171,24 @@ def more_tasks(job: Job) -> Iterator[Phase]:
     for power in TASK_POWERS:
         if 10 * took > 30 * job.effort.seconds:
             break
-        memory.forget_peak()
-        base, count, begin = memory.peak(), job.effort.count(10**power), time.monotonic()
+        count, grown, begin = job.effort.count(10**power), usage.watch_memory(), time.monotonic()
         yield range(count)
         took = time.monotonic() - begin
         job.values[f"tasks_{power}"] = count / took
-        job.values[f"tasks_{power}_memory"] = (memory.peak() - base) / MB
+        job.values[f"tasks_{power}_memory"] = grown() / MB
 
 
 @job(work.echo)
 def larger_payloads(job: Job) -> Iterator[Phase]:
     """Tasks with so many random bytes each way."""
     yield range(WARM_UP)
-    for power in PAYLOAD_POWERS:
-        payload = random.Random(power).randbytes(job.effort.count(10**power))
+    for size in PAYLOADS:
+        payload = random.Random(size).randbytes(job.effort.count(size))
         yield [payload]
-        memory.forget_peak()
-        base, most = memory.peak(), max(2, MOST_PAYLOAD_BYTES // 10**power)
-        seconds = job.effort.seconds / 3
-        rate = yield from _rate([payload].__mul__, 2, min(most, 1_000_000), seconds)
-        job.values[f"payload_{power}"] = rate
-        job.values[f"payload_{power}_memory"] = (memory.peak() - base) / MB
+        grown, most = usage.watch_memory(), min(max(FEW, 800 * MB // size), 1_000_000)
+        rate = yield from _rate([payload].__mul__, FEW, most, job.effort.seconds / 3)
+        job.values[f"payload_{size}"] = rate
+        job.values[f"payload_{size}_memory"] = grown() / MB
 
 
 def import_time(peer: Peer, _: Effort) -> Found:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from figures import (
     ARRAY_MB,
     GONE,
+    MB,
     NODE_COUNTS,
-    PAYLOAD_POWERS,
+    PAYLOADS,
     TASK_POWERS,
     Figure,
     Measurement,
@@ -14,8 +15,9 @@ from figures import (
 
 COMPARED = "Two workers on one machine"
 TASKS = "How cost grows with the number of tasks"
-PAYLOADS = "How cost grows with the payload"
+PAYLOAD = "How cost grows with the payload"
 NODES = "How cost grows with the number of nodes"
+GROWS = "main process grows by, MB"
 JOURNAL = "What a journal costs"
 
 MEASUREMENTS = {
@@ -23,6 +25,7 @@ MEASUREMENTS = {
         "jobs:small_tasks",
         (
             Figure("rate", "small tasks/s, one at a time", more_is_better=True),
+            Figure("processor", "processor time of all processes for a small task, µs", 1),
             Figure("start", "start to first result, s", 2),
         ),
         COMPARED,
@@ -80,7 +83,9 @@ MEASUREMENTS = {
             for power in TASK_POWERS
             for figure in (
                 Figure(f"tasks_{power}", f"10^{power} tasks: tasks/s", more_is_better=True),
-                Figure(f"tasks_{power}_memory", f"10^{power} tasks: main process grows by, MB", 1),
+                Figure(
+                    f"tasks_{power}_memory", f"10^{power} tasks: {GROWS}", 1, more_is_better=None
+                ),
             )
         ),
         TASKS,
@@ -90,15 +95,13 @@ MEASUREMENTS = {
         "jobs:larger_payloads",
         tuple(
             figure
-            for power in PAYLOAD_POWERS
+            for size, text in PAYLOADS.items()
             for figure in (
-                Figure(f"payload_{power}", f"10^{power} bytes: tasks/s", 1, more_is_better=True),
-                Figure(
-                    f"payload_{power}_memory", f"10^{power} bytes: main process grows by, MB", 1
-                ),
+                Figure(f"payload_{size}", f"{text}: tasks/s", 2 * (size > MB), more_is_better=True),
+                Figure(f"payload_{size}_memory", f"{text}: {GROWS}", 1, more_is_better=None),
             )
         ),
-        PAYLOADS,
+        PAYLOAD,
         quick=False,
     ),
     "nodes": Measurement(
@@ -108,13 +111,15 @@ MEASUREMENTS = {
                 figure
                 for number in NODE_COUNTS
                 for figure in (
-                    Figure(f"nodes_{number}", f"{number} nodes: tasks/s", more_is_better=True),
-                    Figure(f"nodes_{number}_own", f"{number} nodes: server's own time, µs/task", 1),
-                    Figure(f"nodes_{number}_memory", f"{number} nodes: server grows by, MB", 1),
+                    Figure(f"nodes_{number}", f"nodes: {number}; tasks/s", more_is_better=True),
+                    Figure(
+                        f"nodes_{number}_own", f"nodes: {number}; server's own time, µs/task", 1
+                    ),
+                    Figure(f"nodes_{number}_memory", f"nodes: {number}; server grows by, MB", 1),
                 )
             ),
-            Figure("nodes_each", f"{NODE_COUNTS[-1]} nodes: server's memory for each, kB", 1),
-            Figure("nodes_idle", f"{NODE_COUNTS[-1]} idle nodes: server's load, %", 2),
+            Figure("nodes_each", f"nodes: {NODE_COUNTS[-1]}; server's memory for each, kB", 1),
+            Figure("nodes_idle", f"nodes: {NODE_COUNTS[-1]}, all idle; server's load, %", 2),
         ),
         NODES,
         only_ours=True,

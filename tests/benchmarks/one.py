@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 
 from figures import Effort
@@ -16,7 +17,11 @@ def main(peer: str, measurement: str, seconds: str, scale: str, output: str) -> 
     chosen, measure = PEERS[peer].load(), MEASUREMENTS[measurement].load()
     if MEASUREMENTS[measurement].launched:
         exec(chosen.imports, {})  # as at the top of a user's script, before anything is timed
-    found = measure(chosen, Effort(float(seconds), float(scale)))
+    try:
+        found = measure(chosen, Effort(float(seconds), float(scale)))
+    except Exception as error:  # the last line of the log should tell
+        traceback.print_exc()
+        sys.exit(traceback.format_exception_only(error)[-1].splitlines()[0])
     Path(output).write_text(json.dumps(found._asdict()))
 
 

@@ -74,7 +74,7 @@ def _tables(
     for figure, row in cells.items():
         medians.append([figure.heading, *(_median(figure, row.get(peer)) for peer in there)])
         known = {peer: row[peer]["ratio"] for peer in others if peer in row and row[peer]["ratio"]}
-        if known:
+        if known and figure.more_is_better is not None:
             wanted, best = ("more", min) if figure.more_is_better else ("less", max)
             shown = [best(known.values()), *(known.get(peer) for peer in others)]
             ratios.append([f"{figure.heading} ({wanted} is better)", *map(_ratio, shown)])
