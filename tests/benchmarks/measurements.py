@@ -49,8 +49,18 @@ MEASUREMENTS = {
     "memory": Measurement(
         "jobs:array_memory",
         (
-            Figure("array_memory", "memory for one array of 128 MB, main process, arrays", 2),
-            Figure("array_memory_others", "the same, largest of the other processes, arrays", 2),
+            Figure(
+                "array_memory",
+                "memory for one array of 128 MB, main process, arrays",
+                2,
+                more_is_better=None,
+            ),
+            Figure(
+                "array_memory_others",
+                "the same, largest of the other processes, arrays",
+                2,
+                more_is_better=None,
+            ),
         ),
         COMPARED,
     ),
