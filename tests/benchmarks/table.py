@@ -68,6 +68,9 @@ def _tables(
 ) -> Iterator[str]:
     cells = {figure: found[figure.key]["peers"] for figure in figures}
     there = [peer for peer in titles if any(peer in row for row in cells.values())]
+    if not there:
+        yield "Nothing was measured."
+        return
     others = [peer for peer in there if peer != PARASNAKE]
     medians = [["", *(titles[peer] for peer in there)]]
     ratios = [["", BEST, *(titles[peer] for peer in others)]]
