@@ -45,6 +45,19 @@ class NoProcess:
         """Do nothing."""
 
 
+class NothingPrinted:
+    """Stands where the output of a worker would be."""
+
+    is_open = False
+
+    def last_lines(self) -> str:
+        """Return nothing."""
+        return ""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class NoStaff:
     """Says how many workers there are, and starts none."""
 
@@ -112,6 +125,7 @@ class Post(NamedTuple):
 
     process: NoProcess
     channel: LightWorker
+    printed: NothingPrinted
 
 
 class LightAgent(Agent):
@@ -152,7 +166,7 @@ class LightAgent(Agent):
     def _start_worker(self, step: steps.StartWorker) -> None:
         node = NodeKey(NodeId(bytes=os.urandom(16)).bytes)
         worker = LightWorker(self, node, self._seconds)
-        self._posts[node] = cast("agent._Post", Post(NoProcess(), worker))
+        self._posts[node] = cast("agent._Post", Post(NoProcess(), worker, NothingPrinted()))
         self._crew.started(step.slot, node)
 
 

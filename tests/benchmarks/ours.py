@@ -50,7 +50,7 @@ def more_nodes(_: Peer, effort: Effort) -> Found:
         folder = Path.cwd() / str(number)
         folder.mkdir()
         count = effort.count(number)
-        with Crowd(folder, tasks=effort.count(20_000)) as crowd:
+        with Crowd(folder, tasks=effort.count(100_000)) as crowd:
             crowd.join(count)
             crowd.wait_for_connections(count)
             done = nodes.work(crowd)
