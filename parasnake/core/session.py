@@ -89,6 +89,8 @@ class Session:
         self._opener: Opener | None = None
         self._received = bytearray()
         self._record: _PartialRecord | None = None
+        self._spare: bytearray | None = None  # for the next long record
+        self._sealed: bytearray | None = None  # where long records are made
         self._messages: deque[deque[memoryview]] = deque()
         self._cut = False  # whether the first of _messages has been sent in part
         self._outgoing = memoryview(self._handshake.write()) if initiator else _EMPTY
@@ -145,10 +147,12 @@ class Session:
             return []
         self._record = None
         try:
-            return self._open(memoryview(record.buffer))
+            messages = self._open(record.ciphertext)
         except Exception:
             self._state = State.BROKEN
             raise
+        self._spare = record.buffer if self._reader.target is not None else None
+        return messages
 
     def receive_end(self) -> None:
         """Take note that the peer closed its side; raises if that says what kind of peer it was.
@@ -246,7 +250,7 @@ class Session:
         if len(data) >= length:
             messages += self._open(data[:length])
         else:
-            self._record = _PartialRecord(length, data)
+            self._record = _PartialRecord(length, data, self._spare)
         return data[length:]
 
     def _open(self, ciphertext: memoryview) -> list[Message]:
@@ -294,11 +298,16 @@ class Session:
     def sent(self, count: int) -> None:
         """Take note that the first ``count`` bytes of ``data_to_send`` have gone out."""
         self._outgoing = self._outgoing[count:]
+        if not len(self._outgoing) and not self._messages:
+            self._sealed = None
 
     def _seal_next(self) -> None:
         assert self._sealer is not None
         plaintext = self._next_plaintext()
-        record = memoryview(bytearray(len(plaintext) + OVERHEAD))
+        size = len(plaintext) + OVERHEAD
+        if self._sealed is None or len(self._sealed) < size:
+            self._sealed = bytearray(size)
+        record = memoryview(self._sealed)[:size]
         self._sealer.seal_into(plaintext, record)
         self._queued_bytes -= len(plaintext)
         self._outgoing = record
@@ -341,7 +350,9 @@ class Session:
 class _PartialRecord:
     """A record of which the end has not arrived."""
 
-    def __init__(self, length: int, start: memoryview) -> None:
-        self.buffer = bytearray(length)
-        self.buffer[: len(start)] = start
-        self.free = memoryview(self.buffer)[len(start) :]
+    def __init__(self, length: int, start: memoryview, spare: bytearray | None) -> None:
+        enough = spare is not None and len(spare) >= length
+        self.buffer = spare if spare is not None and enough else bytearray(length)
+        self.ciphertext = memoryview(self.buffer)[:length]
+        self.ciphertext[: len(start)] = start
+        self.free = self.ciphertext[len(start) :]

@@ -1,33 +1,102 @@
-"""Memory for large payloads, wherever the program runs."""
+"""Memory for large payloads: used again when nobody uses it, and never before."""
 
 from __future__ import annotations
 
 import mmap
+import threading
 
 import pytest
 
-from parasnake.core.memory import HUGE_PAGE_BYTES, allocate
+from parasnake.core.memory import HUGE_PAGE_BYTES, KEEP_BYTES, LARGE_BYTES, MAX_WATCHED, Memory
 
-SIZES = [0, 1, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1]
+SIZES = [0, 1, LARGE_BYTES, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("without", ["", "MAP_ANONYMOUS", "MADV_HUGEPAGE"])
 def test_it_has_the_size_that_was_asked_for_and_can_be_written(
-    monkeypatch: pytest.MonkeyPatch, size: int, without: str
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, size: int, without: str
 ) -> None:
     if without:
         monkeypatch.delattr(mmap, without, raising=False)
-    memory = allocate(size)
-    assert (len(memory), memory.readonly, bytes(memory[-1:])) == (size, False, bytes(min(size, 1)))
-    memory[:] = bytes([7]) * size
-    assert bytes(memory[-1:]) == bytes([7]) * min(size, 1)
+    found = memory.allocate(size)
+    assert (len(found), found.readonly) == (size, False)
+    found[:] = bytes([7]) * size
+    assert bytes(found[-1:]) == bytes([7]) * min(size, 1)
 
 
 @pytest.mark.parametrize("size", [1 << 62, (1 << 64) - 1])
 @pytest.mark.parametrize("without", ["", "MAP_ANONYMOUS"])
-def test_more_than_there_is(monkeypatch: pytest.MonkeyPatch, size: int, without: str) -> None:
+def test_more_than_there_is(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, size: int, without: str
+) -> None:
     if without:
         monkeypatch.delattr(mmap, without)
     with pytest.raises(MemoryError):
-        allocate(size)
+        memory.allocate(size)
+
+
+@pytest.mark.parametrize("size", [2 * LARGE_BYTES, 3 * HUGE_PAGE_BYTES])
+def test_what_is_free_is_used_again(memory: Memory, size: int) -> None:
+    first = memory.allocate(size)
+    piece = id(first.obj)
+    del first
+    assert id(memory.allocate(size).obj) == piece
+    assert id(memory.allocate(size - 100).obj) == piece
+
+
+@pytest.mark.parametrize("size", [2 * LARGE_BYTES, 3 * HUGE_PAGE_BYTES])
+def test_what_anybody_refers_to_is_not(memory: Memory, size: int) -> None:
+    view = memory.allocate(size)
+    part = view[10:20]
+    piece = part.obj
+    del view, piece
+    part[:] = b"0123456789"
+    others = [memory.allocate(size) for _ in range(3)]
+    for other in others:
+        other[:] = bytes(size)
+    assert bytes(part) == b"0123456789"
+
+
+def test_a_small_payload_does_not_hold_a_large_piece(memory: Memory) -> None:
+    piece = id(memory.allocate(8 * LARGE_BYTES).obj)
+    small = memory.allocate(LARGE_BYTES)
+    assert id(small.obj) != piece
+    assert len(small.obj) == LARGE_BYTES  # type: ignore[arg-type]
+
+
+def test_not_everything_that_is_free_is_kept(memory: Memory) -> None:
+    held = [memory.allocate(KEEP_BYTES // 4) for _ in range(6)]
+    assert len(memory._pieces) == 6
+    held.clear()
+    memory.allocate(LARGE_BYTES)
+    assert sum(map(len, memory._pieces)) <= KEEP_BYTES + LARGE_BYTES
+
+
+def test_it_is_not_looked_for_among_too_many(memory: Memory) -> None:
+    held = [memory.allocate(LARGE_BYTES) for _ in range(2 * MAX_WATCHED)]
+    assert len({id(view.obj) for view in held}) == len(held)
+    assert len(memory._pieces) == MAX_WATCHED
+
+
+def test_threads_never_get_the_same(memory: Memory) -> None:
+    wrong: list[int] = []
+
+    def use(number: int) -> None:
+        for _ in range(200):
+            view = memory.allocate(LARGE_BYTES)
+            view[:4] = view[-4:] = bytes([number]) * 4
+            if bytes(view[:4]) != bytes(view[-4:]) or view[0] != number:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

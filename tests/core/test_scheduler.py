@@ -351,7 +351,7 @@ def test_a_task_whose_one_copy_goes_wrong_is_not_sent_again_while_the_other_runs
         steps = go_wrong(bench)
         assert not [step for step in steps if step.startswith("send")]
         task = bench.tasks[0]
-        assert (task.failures, task.running is not None, task.also) == (1, True, set())
+        assert (task.failures, task.running is not None, task.also) == (1, True, frozenset())
         assert bench.scheduler.waiting == 0
 
 

@@ -53,20 +53,21 @@ def a_requeue_is_lost() -> Iterator[None]:
 @bug
 def a_late_duplicate_is_merged() -> Iterator[None]:
     """The second result of a task that two nodes computed is taken, too."""
-    close, result = Scheduler._close, Scheduler.result
+    close, results = Scheduler._close, Scheduler.results
 
-    def keep(self: Scheduler, task: OpenTask) -> None:
+    def keep(self: Scheduler, task: OpenTask, size: int) -> None:
         vars(self).setdefault("over", {})[task.id] = task
-        close(self, task)
+        close(self, task, size)
 
-    def greedy(self: Scheduler, *answer: Any) -> bool:
-        key, task, attempt, seconds, data = answer
-        node, again = self._nodes.get(key), vars(self).get("over", {}).get(task)
-        if again is not None and node is not None and node.open.get(task) == attempt:
-            self._steps.append(Merge(again, key, seconds, data))
-        return result(self, *answer)
+    def greedy(self: Scheduler, key: Any, answers: Any) -> tuple[int, int]:
+        node = self._nodes.get(key)
+        for task, attempt, seconds, data in answers:
+            again = vars(self).get("over", {}).get(task)
+            if again is not None and node is not None and node.open.get(task) == attempt:
+                self._steps.append(Merge(again, key, seconds, data))
+        return results(self, key, answers)
 
-    with _instead(Scheduler, "_close", keep), _instead(Scheduler, "result", greedy):
+    with _instead(Scheduler, "_close", keep), _instead(Scheduler, "results", greedy):
         yield
 
 
@@ -120,9 +121,9 @@ def hand_outs_leave_before_they_are_written() -> Iterator[None]:
     """A task goes out before the journal has it; only the last of a batch, to make it harder."""
     handed_out = Recorder.handed_out
 
-    def late(self: Recorder, node: Any, payload: Any) -> None:
-        if self._scheduler.handed_out % 10:
-            handed_out(self, node, payload)
+    def late(self: Recorder, task: TaskId, node: Any, payload: Any) -> None:
+        if (task + 1) % 10:
+            handed_out(self, task, node, payload)
 
     with _instead(Recorder, "handed_out", late):
         yield
