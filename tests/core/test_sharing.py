@@ -185,7 +185,7 @@ def test_behind_what_it_need_not_compute_even_the_first_is_free() -> None:
         Holding(TaskId(0), Attempt(0), digest, finished=False),
     ]
     bench.come_back("a", *held)
-    assert bench.join("b") == []
+    assert bench.join("b") == ["ask b"], "there is nothing more"
     assert moves(bench) == ["send 0.1 to b", "withdraw 0.0 from a"]
 
 
