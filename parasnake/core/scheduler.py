@@ -692,8 +692,8 @@ class Scheduler:
     def _copy_straggler(self) -> Assign | None:
         due = self._stragglers.due
         while due and self._idle:
-            task = due.popleft()
-            if task.running is None or task.also:
+            task, attempt = due.popleft()
+            if task.running is None or task.also or task.newest != attempt:
                 continue
             node = self._second_node(task, self._nodes[task.running])
             if node is not None:

@@ -141,7 +141,7 @@ class History:
 
     def _patience(self) -> float:
         """How long the job may take once nothing more goes wrong."""
-        return 3000.0 + 60.0 * sum(self.plan.seconds)
+        return 3000.0 + 60.0 * sum(self.plan.seconds) * (1 + len(self.plan.whims))
 
     def _give_up(self) -> None:
         raise Violation("the job ends", "it has not, long after the last fault")

@@ -21,6 +21,8 @@ MANY = (60, 150, 400)
 SIZES = (300, 5000, 70000)
 """Bytes that are in the way: some, too many to travel in a run, and some that get memory of their own."""
 SLOWEST_S = 4.0
+MOST_WHIMS = 4
+"""Each may cost another server all that the job has come to."""
 
 
 class Manner(Enum):
@@ -158,8 +160,8 @@ def draw_plan(random: random.Random) -> Plan:
         unsendable=some(0.05) if with_failed and manner is not Manner.OLD else frozenset(),
         moods={index: random.randint(1, 2) for index in some(0.3)},
         whims=(
-            *(("result", index) for index in sorted(some(0.1))),
-            *(("failed", index) for index in sorted(some(0.1))),
+            *(("result", index) for index in sorted(some(0.1))[-MOST_WHIMS:]),
+            *(("failed", index) for index in sorted(some(0.1))[-MOST_WHIMS:]),
         ),
         slow_hooks=random.choice([0.0, 0.0, 0.0, 0.05, 1.0]),
         hook_seconds=random.choice([0.0, 0.0, 0.00002, 0.0005]),
