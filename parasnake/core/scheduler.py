@@ -788,8 +788,9 @@ class Scheduler:
             self._hungry.pop(node.key, None)
         if held:
             self._idle.pop(node.key, None)
-        else:
+        elif node.key not in self._idle:
             self._idle[node.key] = None
+            self._sharing.somebody_is_idle()
         if not self._policy.by_node:
             self._sharing.note(node)
 

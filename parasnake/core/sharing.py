@@ -18,6 +18,7 @@ class Sharing:
         self._deep: dict[NodeKey, Node] = {}
         self.look_at: float | None = None
         """When somebody may have something to give away."""
+        self._is_put_off = False
 
     def note(self, node: Node) -> None:
         """It has more or fewer tasks than before."""
@@ -40,10 +41,15 @@ class Sharing:
             self.look_at = min((time for time in times if time > now), default=None)
         return sorted(found, key=lambda node: -waits[node.key])
 
+    def somebody_is_idle(self) -> None:
+        """There is one more who may take what others could not."""
+        if self._is_put_off:
+            self.look_at, self._is_put_off = 0.0, False
+
     def put_off(self, rich: list[Node], now: float) -> None:
         """What these have cannot be given away: look again, ever more seldom."""
         silent = min(now - node.begun_at for node in rich)
-        self.look_at = now + max(WORTH_S, silent / 2)
+        self.look_at, self._is_put_off = now + max(WORTH_S, silent / 2), True
 
     def clear(self) -> None:
         """Nothing more is handed out."""

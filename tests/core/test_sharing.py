@@ -160,6 +160,7 @@ def test_a_task_does_not_go_where_it_went_wrong() -> None:
     bench.tasks[2].tried |= {key("b")}
     assert moves(bench) == []
     assert bench.scheduler.deadline == pytest.approx(1.5 * LONG), "the longer in vain, the later"
+    assert bench.join("c") == ["send 2.1 to c", "withdraw 2.0 from a"]
 
 
 def test_if_the_one_with_most_can_give_nothing_another_does() -> None:

@@ -568,17 +568,19 @@ class Watch:
                     pair = node.key, other.key
                     since = found[pair] = self._starving.get(pair, now)
                     if now - max(since, self._silent_since.get(other.key, 0.0)) > _long(other):
-                        raise Violation("nobody is idle while there is work", f"{other.key!r}")
+                        text = f"{other} has something for {node} since {since:.4f}; {scheduler._sharing.look_at}"
+                        raise Violation("nobody is idle while there is work", text)
         self._starving = found
 
     def _could_give(self, node: Node, idle: Node) -> bool:
         """Whether one node has something that waits there and that another could do."""
         if self.books.plan.by_node:
             return False
-        first = 0 if node.unwanted else 1
-        behind = map(self._scheduler._tasks.get, list(node.open)[first:])
+        begun = 0 if node.unwanted else 1
+        behind = map(self._scheduler._tasks.get, list(node.open)[begun:])
         return any(
-            task is not None and not task.also and idle.key not in task.tried for task in behind
+            task and not task.also and task.id not in node.leaving and idle.key not in task.tried
+            for task in behind
         )
 
     def remember(self, *, power_cut: bool) -> Memory:
