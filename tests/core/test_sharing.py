@@ -198,6 +198,13 @@ def test_idle_nodes_share_with_each_other() -> None:
     assert bench.join("c") == ["send 4.1 to c", "withdraw 4.0 from a"]
 
 
+def test_behind_what_it_has_begun_though_that_was_taken_from_it() -> None:
+    bench = one_has_all(tasks=2)
+    bench.join("b")
+    bench.scheduler.nodes[key("a")].leaving.add(TaskId(1))
+    assert moves(bench) == ["send 2.1 to b", "withdraw 2.0 from a"]
+
+
 def test_who_is_set_aside_gets_nothing_and_wakes_nobody_up() -> None:
     bench = one_has_all()
     bench.join("b", peer=1)
