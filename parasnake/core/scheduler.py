@@ -663,6 +663,7 @@ class Scheduler:
             task, giver, taker = self._moves.popleft()
             if task.running == giver and not task.also and taker in self._nodes:
                 self._nodes[giver].leaving.add(task.id)
+                self._sharing.note(self._nodes[giver])
                 self._in_vain.append((giver, task.id))
                 return self._assign(self._nodes[taker], [task])
         return None

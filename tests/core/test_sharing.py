@@ -205,6 +205,19 @@ def test_behind_what_it_has_begun_though_that_was_taken_from_it() -> None:
     assert moves(bench) == ["send 2.1 to b", "withdraw 2.0 from a"]
 
 
+def test_who_has_given_away_all_that_waited_can_give_what_came_later() -> None:
+    bench = Bench(range(3), generator=False)
+    bench.join("a")
+    bench.result("a", 0, seconds=FAST)
+    bench.join("b")
+    assert moves(bench)[-2:] == ["send 2.1 to b", "withdraw 2.0 from a"]
+    bench.join("c")
+    moves(bench)
+    bench.data += [3, 4]
+    assert moves(bench, 1.0)[-2:] == ["ask a", "send 4.0 to a"]
+    assert bench.result("c", 3, seconds=FAST)[-2:] == ["send 4.1 to c", "withdraw 4.0 from a"]
+
+
 def test_who_is_set_aside_gets_nothing_and_wakes_nobody_up() -> None:
     bench = one_has_all()
     bench.join("b", peer=1)
