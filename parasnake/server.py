@@ -467,7 +467,8 @@ class Server:
         """Do what the farm wants done; false when there is nothing left but to wait."""
         now, next_step, perform = self._loop.now, self._farm.next_step, self._perform
         recorder, ends_by_hook = self._recorder, self._hooks.job_done is not None
-        until = now() + WORK_SECONDS
+        self._scheduler.now = begin = now()
+        until = begin + WORK_SECONDS
         while not self._over:
             step = next_step()
             if step is None:
@@ -678,6 +679,7 @@ class Server:
     def _give(self, node: NodeKey, pieces: list[tuple[Parts, Any]]) -> None:
         if not pieces:
             return
+        self._scheduler.now = self._loop.now()  # it may have taken its time to give them
         if self._recorder is not None:
             first = self._scheduler.handed_out
             for task, (parts, _) in enumerate(pieces, first):

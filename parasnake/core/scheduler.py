@@ -168,7 +168,8 @@ class Scheduler:
         """
         times = [self._suspects.deadline, self._grace_over_at]
         if self._idle:
-            times += [self._ask_again_at, self._stragglers.look_at, self._sharing.look_at]
+            times += [self._ask_again_at, self._stragglers.look_at]
+            times += [self._sharing.look_at] if any(self._idle_nodes()) else []
         return min((time for time in times if time is not None), default=None)
 
     def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
@@ -611,12 +612,15 @@ class Scheduler:
                 return Withdraw(node, task_id, node.open[task_id])
         return None
 
+    def _idle_nodes(self) -> Iterator[Node]:
+        """Nodes that have nothing to do and may get something."""
+        nodes, aside = self._nodes, self._aside
+        return (node for key in self._idle if (node := nodes[key]).peer not in aside)
+
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
+        yield from self._idle_nodes()
         nodes, aside = self._nodes, self._aside
-        for key in self._idle:
-            if (node := nodes[key]).peer not in aside:
-                yield node
         for key in self._hungry:
             if key not in self._idle and (node := nodes[key]).peer not in aside:
                 yield node
@@ -659,6 +663,7 @@ class Scheduler:
             task, giver, taker = self._moves.popleft()
             if task.running == giver and not task.also and taker in self._nodes:
                 self._nodes[giver].leaving.add(task.id)
+                self._sharing.note(self._nodes[giver])
                 self._in_vain.append((giver, task.id))
                 return self._assign(self._nodes[taker], [task])
         return None
@@ -667,25 +672,29 @@ class Scheduler:
         look_at = self._sharing.look_at
         if look_at is None or self.now < look_at:
             return
-        idle = next((n for n in self._hungry_nodes() if n.key in self._idle), None)
-        found = self._sharing.richest(self.now) if idle is not None else None
-        if idle is None or found is None:
-            return
-        node, count = found
-        behind = (self._tasks.get(task_id) for task_id in list(node.open)[:0:-1])
-        free = (t for t in behind if t and not t.also and idle.key not in t.tried)
-        tasks = list(islice(free, min(count, idle.depth)))
-        self._moves.extend((task, node.key, idle.key) for task in reversed(tasks))
-        if not tasks:
-            self._sharing.put_off(self.now)
+        rich = self._sharing.rich(self.now) if any(self._idle_nodes()) else []
+        for node in rich:
+            for idle in self._idle_nodes():
+                if tasks := self._to_give(node, idle):
+                    self._moves.extend((task, node.key, idle.key) for task in tasks)
+                    return
+        if rich:
+            self._sharing.put_off(rich, self.now)
+
+    def _to_give(self, node: Node, idle: Node) -> list[OpenTask]:
+        """Half of what a node has, of that which it has not begun and which the other may compute."""
+        begun = 0 if node.unwanted else 1
+        behind = map(self._tasks.get, reversed(list(node.open)[begun:]))
+        free = (task for task in behind if task and not task.also and idle.key not in task.tried)
+        return list(islice(free, min(node.load // 2, idle.depth)))[::-1]
 
     # ---- stragglers
 
     def _copy_straggler(self) -> Assign | None:
         due = self._stragglers.due
         while due and self._idle:
-            task = due.popleft()
-            if task.running is None or task.also:
+            task, attempt = due.popleft()
+            if task.running is None or task.also or task.newest != attempt:
                 continue
             node = self._second_node(task, self._nodes[task.running])
             if node is not None:
@@ -780,9 +789,11 @@ class Scheduler:
             self._hungry.pop(node.key, None)
         if held:
             self._idle.pop(node.key, None)
-        else:
+        elif node.key not in self._idle:
             self._idle[node.key] = None
-        self._sharing.note(node)
+            self._sharing.somebody_is_idle()
+        if not self._policy.by_node:
+            self._sharing.note(node)
 
     def _room(self, node: Node) -> int:
         """How many more tasks it shall get now: one only as long as others have none."""

@@ -18,6 +18,7 @@ class Sharing:
         self._deep: dict[NodeKey, Node] = {}
         self.look_at: float | None = None
         """When somebody may have something to give away."""
+        self._is_put_off = False
 
     def note(self, node: Node) -> None:
         """It has more or fewer tasks than before."""
@@ -31,21 +32,24 @@ class Sharing:
         """A node is gone."""
         self._deep.pop(key, None)
 
-    def richest(self, now: float) -> tuple[Node, int] | None:
-        """Who has most to give away, and how many tasks; None if it is not worth it just now."""
-        best, wait = None, WORTH_S
-        for node in self._deep.values():
-            if (its_wait := _wait(node, now)) > wait:
-                best, wait = node, its_wait
-        if best is not None:
-            return best, best.load // 2
-        silent_until = [node.begun_at + _patience(node) for node in self._deep.values()]
-        self.look_at = min((time for time in silent_until if time > now), default=None)
-        return None
+    def rich(self, now: float) -> list[Node]:
+        """Who has something that it would be worth to give away just now, the most first."""
+        waits = {node.key: _wait(node, now) for node in self._deep.values()}
+        found = [node for node in self._deep.values() if waits[node.key] >= WORTH_S]
+        if not found:
+            times = map(_silent_from, self._deep.values())
+            self.look_at = min((time for time in times if time > now), default=None)
+        return sorted(found, key=lambda node: -waits[node.key])
 
-    def put_off(self, now: float) -> None:
-        """What the richest has cannot be given away."""
-        self.look_at = now + WORTH_S
+    def somebody_is_idle(self) -> None:
+        """There is one more who may take what others could not."""
+        if self._is_put_off:
+            self.look_at, self._is_put_off = 0.0, False
+
+    def put_off(self, rich: list[Node], now: float) -> None:
+        """What these have cannot be given away: look again, ever more seldom."""
+        silent = min(now - node.begun_at for node in rich)
+        self.look_at, self._is_put_off = now + max(WORTH_S, silent / 2), True
 
     def clear(self) -> None:
         """Nothing more is handed out."""
@@ -53,13 +57,14 @@ class Sharing:
         self.look_at = None
 
 
-def _patience(node: Node) -> float:
-    mean = node.mean_seconds or 0.0
-    return max(WORTH_S, PATIENCE_MEANS * mean) + 2 * node.delay
+def _silent_from(node: Node) -> float:
+    """When it has answered nothing for so long that it must be at a slow task."""
+    patience = max(WORTH_S, PATIENCE_MEANS * (node.mean_seconds or 0.0))
+    return node.begun_at + patience + 2 * node.delay
 
 
 def _wait(node: Node, now: float) -> float:
     """For how long the last of its tasks will wait, as far as that can be known."""
-    silent = now - node.begun_at
-    each = silent if silent > _patience(node) else node.mean_seconds or 0.0
+    is_silent = now >= _silent_from(node)
+    each = max(WORTH_S, now - node.begun_at) if is_silent else node.mean_seconds or 0.0
     return (node.load - 1) * each

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from .ids import TaskId
+from .ids import Attempt, TaskId
 from .tasks import Node, OpenTask
 
 PATIENCE_MEANS, PATIENCE_S = 2.0, 1.0
@@ -28,8 +28,11 @@ class Stragglers:
         self._seconds = 0.0
         self.look_at: float | None = None
         """When to look for them."""
-        self.due: deque[OpenTask] = deque()
-        """Those that shall get a second node, the longest first; take them from the left."""
+        self.due: deque[tuple[OpenTask, Attempt]] = deque()
+        """Those that shall get a second node, the longest first; take them from the left.
+
+        Each with the newest attempt of then: once there is a newer one, that has just begun.
+        """
 
     @property
     def results(self) -> int:
@@ -63,7 +66,7 @@ class Stragglers:
                 continue
             due_at = node.begun_at + patience + task.size // LINK_BYTES_PER_S
             if due_at <= now:
-                self.due.append(task)
+                self.due.append((task, task.newest))
                 due_at = now + patience  # should there be no node for it now
             times.append(due_at)
         self.look_at = min(times, default=None)

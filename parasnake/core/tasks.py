@@ -109,8 +109,15 @@ class Node:
 
     @property
     def load(self) -> int:
-        """How many tasks it has to compute, as far as is known."""
-        return len(self.open) + len(self.unwanted) - len(self.leaving)
+        """How many tasks it has to compute, as far as is known.
+
+        The first of those that are leaving may have begun before it could be taken.
+        """
+        count = len(self.open) + len(self.unwanted)
+        if not self.leaving:
+            return count
+        begun = not self.unwanted and next(iter(self.open)) in self.leaving
+        return count - len(self.leaving) + begun
 
     @property
     def refill(self) -> int:

@@ -326,6 +326,13 @@ def test_what_has_ended_in_the_meantime_gets_no_second_node() -> None:
     assert bench.scheduler.deadline is None
 
 
+def test_what_has_begun_anew_in_the_meantime_gets_no_second_node() -> None:
+    bench = with_straggler()
+    bench.scheduler.join(key("c"), PeerId(2))
+    bench.scheduler.tick(2.0)
+    assert bench.lose("a", Loss.LEFT) == ["send 0.1 to b"]
+
+
 def test_a_task_does_not_go_where_it_went_wrong() -> None:
     bench = Bench("xy", SPECULATE, generator=True)
     bench.join("ab")

@@ -7,7 +7,7 @@ from bench import Bench, key
 
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.sharing import PATIENCE_MEANS, WORTH_S
-from parasnake.core.tasks import Loss, Policy
+from parasnake.core.tasks import Holding, Loss, Policy, digest_of
 
 FAST = WORTH_S / 10
 LONG = 2 * PATIENCE_MEANS * WORTH_S
@@ -159,7 +159,35 @@ def test_a_task_does_not_go_where_it_went_wrong() -> None:
     bench.join("b")
     bench.tasks[2].tried |= {key("b")}
     assert moves(bench) == []
-    assert bench.scheduler.deadline == pytest.approx(LONG + WORTH_S)
+    assert bench.scheduler.deadline == pytest.approx(1.5 * LONG), "the longer in vain, the later"
+    assert bench.join("c") == ["send 2.1 to c", "withdraw 2.0 from a"]
+
+
+def test_if_the_one_with_most_can_give_nothing_another_does() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    moves(bench)
+    for task in (5, 6, 7, 8):
+        dropped(bench, "a", task)
+    for task in (1, 2, 3, 4):
+        bench.tasks[task].tried |= {key("c")}
+    assert bench.join("c") == []
+    assert moves(bench) == ["send 8.2 to c", "withdraw 8.1 from b"]
+
+
+def test_behind_what_it_need_not_compute_even_the_first_is_free() -> None:
+    bench = Bench(range(1), generator=True)
+    bench.join("a")
+    bench.lose("a", Loss.LOST)
+    digest = digest_of(bench.tasks[0].payload)
+    held = [
+        Holding(TaskId(9), Attempt(0), digest, finished=False),
+        Holding(TaskId(0), Attempt(0), digest, finished=False),
+    ]
+    bench.come_back("a", *held)
+    assert bench.join("b") == ["ask b"], "there is nothing more"
+    assert moves(bench) == ["send 0.1 to b", "withdraw 0.0 from a"]
 
 
 def test_idle_nodes_share_with_each_other() -> None:
@@ -168,6 +196,46 @@ def test_idle_nodes_share_with_each_other() -> None:
     bench.scheduler.nodes[key("b")].depth = 9
     moves(bench)
     assert bench.join("c") == ["send 4.1 to c", "withdraw 4.0 from a"]
+
+
+def test_behind_what_it_has_begun_though_that_was_taken_from_it() -> None:
+    bench = one_has_all(tasks=2)
+    bench.join("b")
+    bench.scheduler.nodes[key("a")].leaving.add(TaskId(1))
+    assert moves(bench) == ["send 2.1 to b", "withdraw 2.0 from a"]
+
+
+def test_who_has_given_away_all_that_waited_can_give_what_came_later() -> None:
+    bench = Bench(range(3), generator=False)
+    bench.join("a")
+    bench.result("a", 0, seconds=FAST)
+    bench.join("b")
+    assert moves(bench)[-2:] == ["send 2.1 to b", "withdraw 2.0 from a"]
+    bench.join("c")
+    moves(bench)
+    bench.data += [3, 4]
+    assert moves(bench, 1.0)[-2:] == ["ask a", "send 4.0 to a"]
+    assert bench.result("c", 3, seconds=FAST)[-2:] == ["send 4.1 to c", "withdraw 4.0 from a"]
+
+
+def test_who_is_set_aside_gets_nothing_and_wakes_nobody_up() -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    bench.scheduler._aside[PeerId(1)] = 100.0
+    assert moves(bench) == []
+    deadline = bench.scheduler.deadline
+    assert deadline is None or deadline > LONG
+    del bench.scheduler._aside[PeerId(1)]
+    assert moves(bench) == ["send 8.1 to b", "withdraw 8.0 from a"]
+
+
+def test_it_is_looked_at_the_very_moment() -> None:
+    """Whatever is rounded: who waits until the deadline finds something to do then."""
+    bench = one_has_all()
+    bench.join("b")
+    deadline = bench.scheduler.deadline
+    assert deadline is not None
+    assert bench.pass_time(deadline) == ["send 8.1 to b", "withdraw 8.0 from a"]
 
 
 def test_with_strict_alternation_there_is_nothing_to_share() -> None:

@@ -7,33 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parasnake import agent as shell
-from parasnake import payload
+from parasnake import payload, worker
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import (
-    TO_WORKER,
-    Failure,
-    Init,
-    Message,
-    MessageReader,
-    Parts,
-    Result,
-    encode,
-)
+from parasnake.core.messages import Buffer, Failure, Init, Message, Result
 from parasnake.death import Death
 from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
 from parasnake.loop import READ
-from parasnake.worker import LOOK_SECONDS, Item, NodeHooks, Worker
+from parasnake.worker import Item, NodeHooks, Worker
 
 from .invariants import Books
 from .job import APP, Data, Plan, Whim, serial
-from .network import Listener, VirtualLoop, Wire
+from .network import End, Listener, VirtualLoop, Wire
 from .world import Violation, World
 
 KEY = b"the secret key of all these tests"[:32]
 BOOT_S = (0.01, 3.0)
+CHANNEL_BYTES = 1 << 30
+"""A worker does not wait until its agent has read what it says."""
 
 
 @dataclass
@@ -45,8 +38,29 @@ class Network:
     """The connections to the server that is there now."""
 
 
+class WorkerEnd:
+    """A worker's end of its channel, with the methods of a blocking socket that worker.py uses.
+
+    It is read only when there is something, or when nobody would wait for it.
+    """
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        """As that of a socket."""
+        del nbytes, flags
+        return self._end.recv_into(buffer)
+
+    def sendall(self, data: Buffer, /) -> None:
+        """As that of a socket."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._end.send(rest) :]
+
+
 class VirtualWorker:
-    """A worker process."""
+    """A worker process: what ``Worker.run`` does, cut where it computes and where it waits."""
 
     pidfd = None
 
@@ -54,18 +68,14 @@ class VirtualWorker:
         self.node = node
         self.death: str | None = None
         self._machine = machine
-        wire = Wire(machine.world, latency=0.0)
+        wire = Wire(machine.world, latency=0.0, window=CHANNEL_BYTES)
         channel: Any = wire.agent  # it does what a socket does
         self.channel = channel
         self._end = wire.server
-        self._loop = VirtualLoop(machine.world)
-        self._loop.watch(self._end, READ, self._read)
-        self._loop._on_ready = self._wake
-        self._reader = MessageReader(TO_WORKER)
+        self._end.loop = self
         hooks = NodeHooks(Hook("process", self._process), None)
-        self._worker = Worker(node, hooks, channel)
-        self._arrived: list[Message] = []
-        self._looked_at = 0.0
+        self._worker = Worker(node, hooks, WorkerEnd(self._end))
+        self._planned = False
         self._busy = False
         self._raises = False
         self.computing: int | None = None
@@ -102,67 +112,45 @@ class VirtualWorker:
             self._machine.books.worker_died(self.node)
             self._end.close()
 
-    def _wake(self) -> None:
-        self._machine.world.after(0.0, self._run)
+    def notify(self, _: End | None = None) -> None:
+        """Something has come, or it has time again: it will go on in a moment."""
+        if not self._planned:
+            self._planned = True
+            self._machine.world.after(0.0, self._go_on)
 
-    def _run(self) -> None:
-        if self.death is None and self._loop.due(None) is not None:
-            self._loop.handle()
-            self._wake()
+    def _go_on(self) -> None:
+        self._planned = False
+        if self.death is not None or self._busy:
+            return
+        if not self._worker._queue and self._end.ready() & READ:
+            self._alive(self._worker._read)
+            self.notify()
+        elif self._worker._queue:
+            self._begin(self._worker._queue.popleft())
 
-    def _read(self, _: int) -> None:
-        data = self._end.recv(1 << 16)
-        if not data:
+    def _alive(self, do: Callable[[], bool | None]) -> None:
+        """Read or write; the end of the channel is its own end."""
+        try:
+            gone = do() is False
+        except (BrokenPipeError, ConnectionResetError):
+            gone = True
+        if gone:
             self.die("its agent has gone")
-            return
-        self._arrived += self._reader_feed(data)
-        self._next()
 
-    def _reader_feed(self, data: bytes) -> list[Message]:
-        reader, messages = self._reader, list[Message]()
-        view = memoryview(data)
-        while view:
-            target = reader.target
-            if target is None:
-                return messages + reader.feed(view)
-            count = min(len(target), len(view))
-            target[:count] = view[:count]
-            messages += reader.filled(count)
-            view = view[count:]
-        return messages
-
-    def _look(self) -> None:
-        """As ``Worker._look``: one that has more to do looks now and then what has come."""
-        worker, now = self._worker, self._machine.world.now
-        if not worker._queue:
-            worker._cancelled.clear()
-        elif now <= self._looked_at + LOOK_SECONDS:
-            return
-        self._looked_at = now
-        arrived, self._arrived = self._arrived, []
-        worker.take(arrived)
-
-    def _next(self) -> None:
-        if self._busy or self.death is not None:
-            return
-        self._look()
-        if not self._worker._queue:
-            return
-        item = self._worker._queue.popleft()
+    def _begin(self, item: Item | Init) -> None:
         self._busy = True
-        machine = self._machine
+        world, machine = self._machine.world, self._machine
         if isinstance(item, Init):
-            answer = self._worker.answer(item)
-            machine.world.after(machine.world.random.uniform(*BOOT_S), lambda: self._say(answer))
+            world.after(world.random.uniform(*BOOT_S), lambda: self._answer(item))
             return
         task, attempt, wire = item
         if (task, attempt) in self._worker._cancelled:
-            self._say(self._worker.answer(item))
+            self._answer(item)
             return
-        index = machine.index_of(wire)
+        index: int = payload.loads(wire[0])[0]
         self.computing = index
         seconds = machine.plan.seconds[index] * machine.slowness
-        machine.world.after(seconds, lambda: self._finish(item, index, seconds))
+        world.after(seconds, lambda: self._finish(item, index, seconds))
 
     def _finish(self, item: Item, index: int, seconds: float) -> None:
         if self.death is not None:
@@ -173,28 +161,29 @@ class VirtualWorker:
             self.die(f"killed by data {index}")
             return
         self._raises = index in plan.poison or truth.computed[index] <= plan.moods.get(index, 0)
-        answer = self._worker._compute(*item)
-        assert isinstance(answer, Result | Failure)
-        if isinstance(answer, Failure):
-            truth.failures[index] += 1
-        self._machine.books.computed(self.node, index)
-        self.computing = None
-        self._say(answer._replace(seconds=seconds))
+        self._answer(item, seconds)
 
-    def _process(self, data: Data) -> tuple[int, int]:
+    def _process(self, data: Data) -> tuple[int, int, bytes]:
         index, _ = data
         if self._raises:
             raise Whim(f"process does not like data {index}")
-        return index, serial(index)
+        return index, serial(index), bytes(self._machine.plan.swelling.get(index, 0))
 
-    def _say(self, answer: Message) -> None:
+    def _answer(self, item: Item | Init, seconds: float = 0.0) -> None:
+        """Do what the queue asks for, and look what has come meanwhile."""
         if self.death is not None:
             return
-        data = memoryview(b"".join(encode(answer)))
-        while data:
-            data = data[self._end.send(data) :]
+        answer = self._worker.answer(item)
+        if isinstance(answer, Result | Failure):
+            answer = answer._replace(seconds=seconds)
+            index, self.computing = self.computing, None
+            assert index is not None
+            self._machine.computed(self.node, answer, index)
+        self._alive(lambda: worker._send(WorkerEnd(self._end), answer))
+        if self.death is None:
+            self._alive(self._worker._look)
         self._busy = False
-        self._next()
+        self.notify()
 
 
 class Call:
@@ -288,6 +277,7 @@ class Machine:
         for message in messages:
             self.books.told_agent(self.agent, message)
             self.agent._crew.message(message, self.world.now)
+            self.books.agent_was_told(self.agent, message)
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         if isinstance(error, ProtocolError):
@@ -304,10 +294,15 @@ class Machine:
         self.workers = [other for other in self.workers if other.death is None] + [worker]
         return node, worker
 
-    def index_of(self, wire: Parts) -> int:
-        """What data this is."""
-        index: int = payload.loads(wire[0])[0]
-        return index
+    def computed(self, node: NodeKey, answer: Result | Failure, index: int) -> None:
+        """One of the workers is through with a task."""
+        self.books.computed(node, answer, index)
+        state = self.agent._crew.workers.get(node)
+        sending = answer.task, answer.attempt
+        if state is not None and sending in state.cancelled:
+            self.books.counts["computed though dropped"] += 1
+        elif state is not None and self.books.watch is not None:
+            self.books.watch.computed(self.agent, self.wire, node, sending)
 
     # ---- faults
 

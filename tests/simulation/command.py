@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 
@@ -65,10 +66,12 @@ def _described(verdict: Verdict) -> str:
 def _many(seeds: range, jobs: int) -> int:
     begin = looked = time.monotonic()
     events = servers = bad = done = 0
+    counts: Counter[str] = Counter()
     for verdict in _verdicts(seeds, jobs):
         done += 1
         events += verdict.events
         servers += verdict.servers
+        counts += verdict.counts
         if verdict.violation is not None:
             bad += 1
             print(_described(verdict))
@@ -80,6 +83,7 @@ def _many(seeds: range, jobs: int) -> int:
         f"{done} histories from seed {seeds.start}, {events} events, {servers} servers, "
         f"{time.monotonic() - begin:.0f} s: {bad} violations"
     )
+    print("    " + ", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))
     return 1 if bad else 0
 
 

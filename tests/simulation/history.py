@@ -7,19 +7,21 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from parasnake import agent, gate, journal, net, server
+from parasnake import agent, compression, gate, journal, net, server, worker
 
 from .agents import Network
 from .faults import Scene, plan_faults
 from .invariants import Books
-from .job import draw_plan
+from .job import Plan, draw_plan
+from .network import End as Socket
 from .network import VirtualLoop
 from .servers import Disk, End, Life, ServerLoop, WatchedJournal
 from .world import Violation, World
@@ -41,6 +43,7 @@ class Verdict:
     digest: of the trace
     events: how many there were
     servers: how many servers it took
+    counts: what happened how often: see ``Books``
     lines: the trace, if it was kept
     """
 
@@ -49,6 +52,7 @@ class Verdict:
     digest: str
     events: int
     servers: int
+    counts: Counter[str]
     lines: list[str] | None
 
 
@@ -70,7 +74,9 @@ def run(seed: int, *, keep: bool = False) -> Verdict:
             violation = _first(found)
             world.tell(f"VIOLATION: {violation}")
     servers = history.servers if history is not None else 0
-    return Verdict(seed, violation, world.trace.digest, world.events, servers, world.trace.lines)
+    counts = history.scene.books.counts if history is not None else Counter()
+    trace = world.trace
+    return Verdict(seed, violation, trace.digest, world.events, servers, counts, trace.lines)
 
 
 def _first(found: Violation) -> Violation:
@@ -135,7 +141,7 @@ class History:
 
     def _patience(self) -> float:
         """How long the job may take once nothing more goes wrong."""
-        return 3000.0 + 60.0 * sum(self.plan.seconds)
+        return 3000.0 + 60.0 * sum(self.plan.seconds) * (1 + len(self.plan.whims))
 
     def _give_up(self) -> None:
         raise Violation("the job ends", "it has not, long after the last fault")
@@ -165,7 +171,7 @@ def _folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def _virtual(world: World) -> Iterator[None]:
     """Take the clock, chance and the network away from the shells."""
-    clock: Any = SimpleNamespace(time=lambda: EPOCH + world.now)
+    clock: Any = SimpleNamespace(time=lambda: EPOCH + world.now, perf_counter=lambda: world.now)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (agent, "Loop", lambda: VirtualLoop(world)),
@@ -173,6 +179,8 @@ def _virtual(world: World) -> Iterator[None]:
             (agent, "outlets_of", lambda _: ()),
             (server, "time", clock),
             (journal, "time", clock),
+            (worker, "time", clock),
+            (compression, "time", clock),
             (os, "urandom", world.random.randbytes),
             (os, "getpid", lambda: 4711),
             (socket, "gethostname", lambda: "machine"),
@@ -183,6 +191,13 @@ def _virtual(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(target, name, value))
         stack.enter_context(_log(world))
         yield
+
+
+def _round_trip(plan: Plan) -> Callable[[Any], float]:
+    def measured(socket: Socket) -> float:
+        return 2 * socket.wire.latency if plan.knows_delays else 0.0
+
+    return measured
 
 
 @contextlib.contextmanager
@@ -196,9 +211,10 @@ def _serving(world: World, life: Life) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for target, name, value in (
-            (server, "Loop", lambda: ServerLoop(world, life.point)),
+            (server, "Loop", lambda: ServerLoop(world, life)),
             (journal, "Journal", open_journal),
             (net, "listen", lambda *_: life.listen()),
+            (net, "round_trip_seconds", _round_trip(life.plan)),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -7,16 +7,18 @@ of data ends once, in order, under the right node id.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from parasnake.agent import Agent
+from parasnake.core.crew import Crew, Sending
 from parasnake.core.farm import AgentLeft, Send, Step
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.messages import (
     Cancel,
+    Dropped,
     Failure,
     Message,
     Result,
@@ -26,14 +28,23 @@ from parasnake.core.messages import (
     Tasks,
 )
 from parasnake.core.scheduler import Scheduler
+from parasnake.core.sharing import PATIENCE_MEANS, WORTH_S
+from parasnake.core.stragglers import PATIENCE_S
 from parasnake.core.tasks import Assign, Fail, Loss, Merge, Node, OpenTask, Retry, SetAside
 from parasnake.server import Server
 
 from .job import Plan, Truth, User
-from .network import Wire
+from .network import WINDOW, Wire
 from .world import Violation, World
 
 Answered = tuple[NodeKey, TaskId, Attempt]
+
+SOON_S = 0.5
+"""What happens at once has happened after this time and what the network takes, whatever comes between."""
+MANY_TASKS = 100
+"""With more than this open, not all is looked at after each step."""
+MAX_IN_VAIN = 100
+"""A server that waits so many times on end and nothing happens is busy with itself."""
 
 
 @dataclass
@@ -56,8 +67,10 @@ class Books:
         self.memory: Memory | None = None
         self.watch: Watch | None = None
         """Of the server that runs now."""
+        self.counts: Counter[str] = Counter()
+        """How often happened what should happen in some histories at least."""
         self._sent: defaultdict[int, set[NodeKey]] = defaultdict(set)
-        self._kept: dict[NodeKey, set[tuple[TaskId, Attempt]]] = {}
+        self._kept: dict[NodeKey, set[Sending]] = {}
         self._dismissed: set[Answered] = set()
         self._dead: set[NodeKey] = set()
 
@@ -69,9 +82,11 @@ class Books:
         if node in self._dead:  # the server will not know that it never got there
             self.truth.failures[index] += 1
 
-    def computed(self, node: NodeKey, index: int) -> None:
+    def computed(self, node: NodeKey, answer: Result | Failure, index: int) -> None:
         """A worker is through with it."""
         self._sent[index].discard(node)
+        if isinstance(answer, Failure):
+            self.truth.failures[index] += 1
 
     def worker_died(self, node: NodeKey) -> None:
         """What it had, or was to get, may be charged with that."""
@@ -85,28 +100,46 @@ class Books:
         """An agent is about to take in a message of the server's."""
         crew = agent._crew
         if isinstance(message, Task | Tasks):
-            worker = crew.workers.get(message.node)
-            for sending in _sendings(message):
-                if worker is not None and (sending in worker.open or sending in worker.answered):
-                    raise Violation("an attempt has one number", f"{sending} again for one node")
+            self._check_new(crew, message)
         elif isinstance(message, Cancel):
             self._dismissed.add((message.node, message.task, message.attempt))
         elif isinstance(message, Taken):
-            safe = message.answers - crew._taken
+            left = message.answers - crew._taken
             for sent in crew._sent:
-                if (safe := safe - len(sent.data)) < 0:
+                left -= len(sent.data)
+                if left < 0:
                     break
                 self._dismissed |= {(sent.node, *sending) for sending, _ in sent.answers()}
 
+    @staticmethod
+    def _check_new(crew: Crew, message: Task | Tasks) -> None:
+        worker = crew.workers.get(message.node)
+        if worker is None:
+            return
+        known = worker.open.keys() | worker.answered.keys() | worker.cancelled
+        for sending in _sendings(message):
+            if sending in known:
+                raise Violation("an attempt has one number", f"{sending} again for one node")
+
+    def agent_was_told(self, agent: Agent, message: Message) -> None:
+        """It has taken it in."""
+        if isinstance(message, Cancel) and self.watch is not None:
+            worker = agent._crew.workers.get(message.node)
+            sending = message.task, message.attempt
+            if worker is None or sending not in worker.open:  # else it may still answer
+                self.watch.cancelled(message.node, sending)
+
     def look_at_agent(self, agent: Agent, wire: Wire | None) -> None:
         """An agent has had its turn."""
-        kept = {}
+        kept: dict[NodeKey, set[Sending]] = {}
         for node, worker in agent._crew.workers.items():
-            answered = [*worker.answered.items()]
-            for sent in agent._crew._sent:
-                answered += sent.answers() if sent.node == node else ()
+            answered = worker.answered.items()
             kept[node] = {s for s, answer in answered if isinstance(answer.message, Result)}
-            for sending in self._kept.get(node, set()) - kept[node]:
+        for sent in agent._crew._sent:
+            if sent.node in kept and not isinstance(sent.message, Failure):
+                kept[sent.node].update(sending for sending, _ in sent.answers())
+        for node, now_kept in kept.items():
+            for sending in self._kept.get(node, set()) - now_kept:
                 if (node, *sending) not in self._dismissed:
                     raise Violation("agents keep their answers until they are safe", str(sending))
         self._kept.update(kept)
@@ -147,6 +180,16 @@ class Watch:
         self._being_told: dict[TaskId, int] = {}
         self._set_aside = False
         self._used: set[tuple[TaskId, Attempt]] = set()
+        self._steps = 0
+        self._listens_since: float | None = None
+        self._in_vain = 0
+        self._withdrawn: set[Answered] = set()
+        self._dropped: set[Answered] = set()
+        self._adopted: set[TaskId] = set()
+        self._silent_since: dict[NodeKey, float] = {}
+        self._starving: dict[tuple[NodeKey, NodeKey], float] = {}
+        self._on_way: dict[Answered, tuple[float, Wire]] = {}
+        self._astray: dict[NodeKey, dict[Sending, float]] = {}
         self._put_in()
 
     def _put_in(self) -> None:
@@ -158,6 +201,7 @@ class Watch:
             (farm, "connected", self._connected),
             (scheduler, "results", self._results),
             (scheduler, "failure", self._failure),
+            (scheduler, "dropped", self._drop),
             (scheduler, "lose", self._lose),
             (scheduler, "settled", self._settle),
             (scheduler, "restore", self._restore),
@@ -173,10 +217,16 @@ class Watch:
         self.charged |= self._being_told  # the step before this one has been done
         self._being_told = {}
         self._point()
-        self.look()
+        self._steps += 1
+        if len(self._scheduler._tasks) < MANY_TASKS or not self._steps % 16:
+            self.look()
         step = original()
+        if step is not None:
+            self._in_vain = 0
         if isinstance(step, Send) and isinstance(step.message, Taken):
             self._check_taken(step.peer, step.message.answers)
+        elif isinstance(step, Send) and isinstance(step.message, Cancel):
+            self._withdrawn.add(tuple(step.message))
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
@@ -190,26 +240,46 @@ class Watch:
         return step
 
     def _sending(self, original: Callable[[Assign], list[Send]], step: Assign) -> list[Send]:
-        node = step.node
+        node, tasks = step
         room = 1 if self.books.plan.by_node else node.depth
         if len(node.open) + len(node.unwanted) > room:
             raise Violation("no node gets more than its depth", f"{node}")
-        for task in step.tasks:
-            self._send_one(node, task)
-        return original(step)
+        for task in tasks:
+            self._check_assigned(node, task)
+        sends = original(step)
+        carried = [sending for send in sends for sending in _sendings(send.message)]
+        if carried != [(task.id, task.newest) for task in tasks]:
+            raise Violation("nothing lost", f"{len(carried)} of {len(tasks)} tasks are sent")
+        if len(tasks) > 1:
+            self.books.counts["sent in runs"] += len(tasks)
+        return sends
 
-    def _send_one(self, node: Node, task: OpenTask) -> None:
-        sending = task.id, task.newest
-        self.books.world.tell(f"assign: task {task.id}.{task.newest} to {node.key.hex()[:6]}")
+    def _check_assigned(self, node: Node, task: OpenTask) -> None:
+        index, attempt = self.user.data_of[task.id], task.newest
+        self.books.world.tell(f"assign: task {task.id}.{attempt} to {node.key.hex()[:6]}")
         if task.id in self._settled:
             raise Violation("what is merged is not computed again", f"task {task.id}")
-        if sending in self._used:
-            raise Violation("an attempt has one number", f"{sending} again")
-        self._used.add(sending)
-        self.books.sent(self.user.data_of[task.id], node.key)
-        others = {task.running, *task.also} - {None, node.key}
-        if len(others) > 1:
-            raise Violation("a task is on two nodes at the most", f"task {task.id}")
+        if (task.id, attempt) in self._used:
+            raise Violation("an attempt has one number", f"{task.id}.{attempt} again")
+        self._used.add((task.id, attempt))
+        self.books.sent(index, node.key)
+        if len(node.open) == 1:
+            self._silent_since[node.key] = self.books.world.now
+        for other in self._scheduler.nodes.values():
+            if other is not node and task.id in other.open:
+                self._check_second(other, task)
+
+    def _check_second(self, other: Node, task: OpenTask) -> None:
+        """A task goes to another node as well only if it takes long, or to be taken from the first."""
+        if task.id in other.leaving:
+            self.books.counts["moved"] += 1
+            if next(iter(other.open)) == task.id and not other.unwanted:
+                raise Violation("a task is on one node", f"{task.id} is computed and moved")
+        elif task.id not in self._adopted:
+            waited = self.books.world.now - self._silent_since.get(other.key, 0.0)
+            if not self.books.plan.speculate or waited < PATIENCE_S:
+                raise Violation("a task is on one node", f"{task.id} after {waited:.3f} s on two")
+            self.books.counts["copied"] += 1
 
     def _join(
         self,
@@ -217,57 +287,84 @@ class Watch:
         key: NodeKey,
         peer: PeerId,
         held: Any = (),
-        *,
-        delay: float,
+        **rest: Any,
     ) -> list[bool]:
-        wanted = original(key, peer, held, delay=delay)
+        wanted = original(key, peer, held, **rest)
         # What is finished and not wanted is forgotten there.
         self._used |= {
             (h.task, h.attempt) for h, w in zip(held, wanted, strict=True) if w or not h.finished
         }
+        self._adopted |= {h.task for h in held}
+        self._silent_since[key] = self.books.world.now
+        # It may have been moved before, on a connection that is lost.
+        self._dropped -= {named for named in self._dropped if named[0] == key}
+        self._withdrawn -= {named for named in self._withdrawn if named[0] == key}
         return wanted
 
     def _connected(
-        self, original: Callable[..., None], peer: PeerId, *rest: Any, delay: float
+        self, original: Callable[..., None], peer: PeerId, *rest: Any, **names: Any
     ) -> None:
         end: Any = self.server._connections[peer].raw
         self._answers[peer] = Answers(end.wire)
-        original(peer, *rest, delay=delay)
+        original(peer, *rest, **names)
 
     def _message(self, original: Callable[..., None], peer: PeerId, message: Message) -> None:
         name = type(message).__name__
         if isinstance(message, Result | Results | Failure):
             sendings = _sendings(message)
-            name += " of " + ", ".join(f"task {task}.{attempt}" for task, attempt in sendings)
+            name += f" of tasks {', '.join(f'{task}.{attempt}' for task, attempt in sendings)}"
             if peer in self._answers:
                 self._answers[peer].tasks += [None] * len(sendings)
+            for sending in sendings:
+                self._check_answer(message.node, sending)
+        elif isinstance(message, Dropped):
+            name += f" task {message.task}.{message.attempt}"
         self.books.world.tell(f"from {peer}: {name}")
         original(peer, message)
+
+    def _check_answer(self, key: NodeKey, sending: Sending) -> None:
+        if (key, *sending) in self._dropped:
+            raise Violation("what is dropped is not answered", f"{sending}")
+        self._on_way.pop((key, *sending), None)
+        self._silent_since[key] = self.books.world.now
+        node = self._scheduler.nodes.get(key)
+        if node is not None and sending[0] in node.leaving:
+            self.books.counts["crossed"] += 1
 
     def _results(
         self, original: Callable[..., tuple[int, int]], key: NodeKey, answers: Any
     ) -> tuple[int, int]:
-        were_open = set(self._scheduler._tasks)
-        found = original(key, answers)
-        self._note_answers(key, [task for task, *_ in answers], were_open)
-        return found
+        scheduler = self._scheduler
+        open_before = scheduler._tasks.keys() & {answer[0] for answer in answers}
+        done = original(key, answers)
+        ended = [answer[0] for answer in answers]
+        self._note_answers(key, [t if t in open_before else None for t in ended])
+        return done
+
+    def _drop(
+        self, original: Callable[..., None], key: NodeKey, task: TaskId, attempt: Attempt
+    ) -> None:
+        node = self._scheduler.nodes.get(key)
+        if node is not None and node.open.get(task) == attempt:
+            self.books.counts["dropped"] += 1
+            if task not in node.leaving and task in self._scheduler._tasks:
+                raise Violation("what is wanted is not dropped", f"{task}.{attempt}")
+        self._dropped.add((key, task, attempt))
+        original(key, task, attempt)
 
     def _failure(self, original: Callable[..., bool], *rest: Any, final: bool) -> bool:
-        were_open = set(self._scheduler._tasks)
         wanted = original(*rest, final=final)
-        self._note_answers(rest[0], [rest[1]], were_open)
+        self._note_answers(rest[0], [rest[1] if wanted else None])
         self._note_charges()
         return wanted
 
-    def _note_answers(self, key: NodeKey, tasks: list[TaskId], were_open: set[TaskId]) -> None:
-        """Take note which of the newest answers have ended their tasks."""
+    def _note_answers(self, key: NodeKey, tasks: list[TaskId | None]) -> None:
+        """These tasks were open before their answers, which are the last of their connection."""
         node = self._scheduler.nodes.get(key)
         answers = self._answers.get(node.peer) if node is not None else None
-        if answers is None:
-            return
-        for place, task in enumerate(tasks, len(answers.tasks) - len(tasks)):
-            if task in were_open and task not in self._scheduler._tasks:
-                answers.tasks[place] = task
+        if answers is not None:
+            still_open = self._scheduler._tasks
+            answers.tasks[-len(tasks) :] = [t if t not in still_open else None for t in tasks]
 
     def _note_charges(self) -> None:
         for step in self._scheduler.pending:
@@ -281,7 +378,8 @@ class Watch:
         if loss is Loss.LOST:
             self._check_lost(node.peer)
             for task in tasks:
-                self.books.truth.losses[self.user.data_of[task.id]] += 1
+                if task.id not in node.leaving:
+                    self.books.truth.losses[self.user.data_of[task.id]] += 1
         count = original(key, loss, *rest)
         charged = sum(task.failures + task.losses for task in tasks) - before
         if charged > (0 if loss is Loss.LEFT else 1):
@@ -371,11 +469,12 @@ class Watch:
             raise Violation("agents keep their answers until they are safe", f"lost: {lost}")
 
     def look_at_agent(self, agent: Agent, wire: Wire) -> None:
-        """What the workers of an agent compute, the server knows of, or as unwanted."""
+        """What the workers of an agent compute, the server knows of, or as unwanted; and vice versa."""
         crew = agent._crew
         peer = next((p for p, answers in self._answers.items() if answers.wire is wire), None)
         if peer is None or wire.troubled or not crew.is_in:
             return
+        kept = {(sent.node, s) for sent in crew._sent for s, _ in sent.answers()}
         for key, worker in crew.workers.items():
             node = self._scheduler.nodes.get(key)
             if node is None or node.peer != peer:
@@ -383,6 +482,106 @@ class Watch:
             for sending in worker.open:
                 if node.open.get(sending[0]) != sending[1] and sending not in node.unwanted:
                     raise Violation("the server knows who computes what", f"{sending} on {key!r}")
+            here = worker.open.keys() | {sending for other, sending in kept if other == key}
+            self._check_astray(key, node.open.items() - here, wire)
+
+    def _check_astray(self, key: NodeKey, missing: set[Sending], wire: Wire) -> None:
+        """What the server waits for comes, or is on its way."""
+        now, before = self.books.world.now, self._astray.get(key, {})
+        found = self._astray[key] = {sending: before.get(sending, now) for sending in missing}
+        for sending, since in found.items():
+            if self._is_overdue(since, wire):
+                raise Violation("the server knows who computes what", f"{sending} not on {key!r}")
+
+    def _is_overdue(self, since: float, wire: Wire) -> bool:
+        """Whether the server should have what left then, if it has listened since."""
+        if self._listens_since is None:
+            return False
+        windows = 4 + self.books.plan.bytes / WINDOW
+        return self.books.world.now > (
+            max(since, self._listens_since) + SOON_S + 2 * wire.latency * windows
+        )
+
+    # ---- what must not take long
+
+    def computed(self, agent: Agent, wire: Wire | None, node: NodeKey, sending: Sending) -> None:
+        """A worker is through with a task: the server shall hear of it soon."""
+        if wire is not None and not wire.troubled and agent._crew.is_in:
+            self._on_way[(node, *sending)] = self.books.world.now, wire
+
+    def cancelled(self, node: NodeKey, sending: Sending) -> None:
+        """An agent is to forget it."""
+        self._on_way.pop((node, *sending), None)
+
+    def waits(self, until: float | None) -> None:
+        """The server has done all that there is to do."""
+        now = self.books.world.now
+        if self._farm._quit is not None or not self.restored:
+            return
+        if self._listens_since is None:
+            self._listens_since = now
+        self.look()
+        self._check_answers_come()
+        if until is None or until > now:
+            self._check_moves_are_told()
+            self._check_nobody_starves()
+
+    def waits_no_more(self, *, something_came: bool) -> None:
+        """The server looks what there is to do."""
+        self._in_vain = 0 if something_came or not self.restored else self._in_vain + 1
+        if self._in_vain > MAX_IN_VAIN:
+            raise Violation("idle costs nothing", f"{self._in_vain} waits, and nothing happened")
+
+    def was_away(self) -> None:
+        """The server has not listened for a while: it was in a hook, or stopped."""
+        self._listens_since = None
+
+    def _check_answers_come(self) -> None:
+        """No answer waits for anything that is computed after it."""
+        for named, (since, wire) in list(self._on_way.items()):
+            if wire.troubled:
+                del self._on_way[named]
+            elif self._is_overdue(since, wire):
+                raise Violation("no answer is held back", f"{named[1]}.{named[2]}")
+
+    def _check_moves_are_told(self) -> None:
+        """What was given to another node is withdrawn from the first."""
+        for node in self._scheduler.nodes.values():
+            for task in node.leaving:
+                if (node.key, task, node.open.get(task)) not in self._withdrawn:
+                    raise Violation("what is moved is withdrawn", f"task {task} of {node.key!r}")
+
+    def _check_nobody_starves(self) -> None:
+        """No node is idle for long while there is something that it could do."""
+        scheduler, now = self._scheduler, self.books.world.now
+        idle = [
+            node
+            for node in scheduler.nodes.values()
+            if not node.open and not node.unwanted and node.peer not in scheduler._aside
+        ]
+        found: dict[tuple[NodeKey, NodeKey], float] = {}
+        for node in idle:
+            if scheduler._waiting_for(node) is not None:
+                raise Violation("nobody is idle while there is work", "a task waits")
+            for other in scheduler.nodes.values():
+                if self._could_give(other, node):
+                    pair = node.key, other.key
+                    since = found[pair] = self._starving.get(pair, now)
+                    if now - max(since, self._silent_since.get(other.key, 0.0)) > _long(other):
+                        text = f"{other} has something for {node} since {since:.4f}; {scheduler._sharing.look_at}"
+                        raise Violation("nobody is idle while there is work", text)
+        self._starving = found
+
+    def _could_give(self, node: Node, idle: Node) -> bool:
+        """Whether one node has something that waits there and that another could do."""
+        if self.books.plan.by_node:
+            return False
+        begun = 0 if node.unwanted else 1
+        behind = map(self._scheduler._tasks.get, list(node.open)[begun:])
+        return any(
+            task and not task.also and task.id not in node.leaving and idle.key not in task.tried
+            for task in behind
+        )
 
     def remember(self, *, power_cut: bool) -> Memory:
         """The server has ended."""
@@ -394,10 +593,17 @@ def _with(original: Callable[..., Any], replacement: Callable[..., Any]) -> Call
     return lambda *args, **names: replacement(original, *args, **names)
 
 
-def _sendings(message: Task | Tasks | Result | Results | Failure) -> list[tuple[TaskId, Attempt]]:
+def _sendings(message: Message) -> list[Sending]:
+    """What tasks, and which of their attempts, a message is about."""
     if isinstance(message, Tasks | Results):
         return [(item[0], item[1]) for item in message.run]
+    assert isinstance(message, Task | Result | Failure)
     return [(message.task, message.attempt)]
+
+
+def _long(node: Node) -> float:
+    """For how long a node may answer nothing before others get what waits there."""
+    return max(WORTH_S, PATIENCE_MEANS * (node.mean_seconds or 0.0)) + 2 * node.delay + WORTH_S
 
 
 def _ended(scheduler: Scheduler) -> set[TaskId]:

@@ -17,6 +17,12 @@ from .world import Violation, World
 
 APP = "simulated"
 Data = tuple[int, bytes]
+MANY = (60, 150, 400)
+SIZES = (300, 5000, 70000)
+"""Bytes that are in the way: some, too many to travel in a run, and some that get memory of their own."""
+SLOWEST_S = 4.0
+MOST_WHIMS = 4
+"""Each may cost another server all that the job has come to."""
 
 
 class Manner(Enum):
@@ -61,12 +67,20 @@ class Plan:
     nones: float
     seconds: tuple[float, ...]
     padding: dict[int, int]
+    """Bytes of data that are in the way."""
+    swelling: dict[int, int]
+    """The same of results."""
     poison: frozenset[int]
     deadly: frozenset[int]
     unsendable: frozenset[int]
     moods: dict[int, int]
     whims: tuple[tuple[str, int], ...]
     slow_hooks: float
+    """One call of a hook in five takes about so long."""
+    hook_seconds: float
+    """Each call takes so long."""
+    knows_delays: bool
+    """Whether the server's system tells how far away agents are."""
     heartbeat_timeout: float
     reconnect_timeout: float
     task_timeout: float | None
@@ -76,6 +90,11 @@ class Plan:
     journal: bool
     adaptive: bool
     """What comes next depends on how many results there are."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is large."""
+        return sum(self.padding.values()) + sum(self.swelling.values())
 
     @property
     def user_reassigns(self) -> bool:
@@ -88,12 +107,28 @@ class Plan:
         return self.manner in (Manner.BY_NODE, Manner.OLD)
 
 
+def _draw_seconds(random: random.Random, tasks: int, mean: float) -> tuple[float, ...]:
+    """Draw how long tasks take: about the same, or some or all from one on are suddenly slow."""
+    factor = random.choice([1.0, 1.0, 20.0, 1000.0])
+    slow_from = random.choice([tasks, tasks, tasks // 2])
+    slow_share = random.choice([0.0, 0.01, 0.05])
+
+    def drawn(index: int) -> float:
+        slow = factor * mean if index >= slow_from or random.random() < slow_share else mean
+        return min(slow, max(SLOWEST_S, mean)) * random.choice([0.5, 1.0, 1.5, 5.0])
+
+    return tuple(map(drawn, range(tasks)))
+
+
 def draw_plan(random: random.Random) -> Plan:
     """Draw a job."""
     manner = random.choice(list(Manner))
     by_node = manner in (Manner.BY_NODE, Manner.OLD)
     tasks = random.choice([1, 2, 5, 10, 20, 30, 60])
-    mean = random.choice([0.0001, 0.001, 0.02, 0.3, 2.0])
+    mean = random.choice([0.001, 0.02, 0.3, 2.0])
+    if not by_node and random.random() < 0.4:  # then they travel in runs
+        tasks, mean = random.choice(MANY), random.choice([0.00002, 0.0002, 0.002])
+    seconds = _draw_seconds(random, tasks, mean)
     with_failed = random.random() < 0.6
 
     def some(share: float) -> frozenset[int]:
@@ -104,12 +139,9 @@ def draw_plan(random: random.Random) -> Plan:
     # Without the hook a task that always fails ends the job again and again.
     poison, deadly = (some(0.1), some(0.05)) if with_failed else (frozenset(), frozenset())
     heartbeat_timeout = random.choice([3.0, 6.0, 20.0])
-    if mean < 0.1 and random.random() < 0.3:
-        tasks = random.choice([tasks, 200])
-    # From some task on all take much longer, when nodes may have many in advance.
-    slow_from = random.randrange(tasks) if mean < 0.1 and random.random() < 0.5 else tasks
-    # A slow machine needs 50 times the mean at the most: no task is to fail for ever.
-    task_timeout = random.choice([None, 60.0 * mean]) if mean > 0.1 else None
+    # A slow machine needs 10 times the longest at the most: no task is to fail for ever.
+    longest = max(seconds)
+    task_timeout = random.choice([None, 12.0 * longest]) if longest > 0.4 else None
     return Plan(
         seed=random.getrandbits(64),
         manner=manner,
@@ -120,20 +152,20 @@ def draw_plan(random: random.Random) -> Plan:
         tells_timeouts=random.random() < 0.5,
         init=random.choice(["none", "agent", "node"]),
         nones=random.choice([0.0, 0.0, 0.3]),
-        seconds=tuple(
-            mean * random.choice([0.5, 1.0, 1.5, 5.0]) * (100 if index >= slow_from else 1)
-            for index in range(tasks)
-        ),
-        padding={index: random.choice([300, 5000, 70000]) for index in some(0.1)},
+        seconds=seconds,
+        padding={index: random.choice(SIZES) for index in some(0.1)},
+        swelling={index: random.choice(SIZES) for index in some(0.1)},
         poison=poison,
         deadly=deadly - poison,
         unsendable=some(0.05) if with_failed and manner is not Manner.OLD else frozenset(),
         moods={index: random.randint(1, 2) for index in some(0.3)},
         whims=(
-            *(("result", index) for index in sorted(some(0.1))),
-            *(("failed", index) for index in sorted(some(0.1))),
+            *(("result", index) for index in sorted(some(0.1))[-MOST_WHIMS:]),
+            *(("failed", index) for index in sorted(some(0.1))[-MOST_WHIMS:]),
         ),
         slow_hooks=random.choice([0.0, 0.0, 0.0, 0.05, 1.0]),
+        hook_seconds=random.choice([0.0, 0.0, 0.00002, 0.0005]),
+        knows_delays=random.random() < 0.7,
         heartbeat_timeout=heartbeat_timeout,
         reconnect_timeout=random.choice([10.0, 60.0, 300.0]),
         task_timeout=task_timeout,
@@ -249,8 +281,8 @@ class User:
         padding = self._plan.padding.get(index, 0)
         return Unsendable() if index in self._plan.unsendable else (index, bytes(padding))
 
-    def _result(self, result: tuple[int, int], node_id: NodeId) -> None:
-        index, value = result
+    def _result(self, result: tuple[int, int, bytes], node_id: NodeId) -> None:
+        index, value, _ = result
         self.calls.append(("result", index))
         self._world.tell(f"result: data {index}")
         if value != serial(index):

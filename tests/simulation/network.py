@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
+from typing import Protocol
 
 from parasnake.loop import READ, WRITE, Handler, Timer
 
@@ -28,8 +29,11 @@ NOTICED_LATE_S = (5.0, 60.0)
 class Wire:
     """One connection: two ends and how it is with the network between them."""
 
-    def __init__(self, world: World, latency: float | None = None) -> None:
+    def __init__(
+        self, world: World, latency: float | None = None, *, window: int = WINDOW
+    ) -> None:
         self.world = world
+        self.window = window
         self.latency = world.random.choice(LATENCIES) if latency is None else latency
         self.dead = False
         self.held_up_until = 0.0
@@ -55,6 +59,13 @@ class Wire:
         self.world.after(server_hears, lambda: self.server.fail(errno.ETIMEDOUT))
 
 
+class Notified(Protocol):
+    """Who waits for an end of a connection."""
+
+    def notify(self, source: End, /) -> None:
+        """It may have become ready."""
+
+
 class End:
     """One end of a connection, with the methods of a socket that links.py uses."""
 
@@ -63,7 +74,7 @@ class End:
     def __init__(self, wire: Wire, name: str) -> None:
         self.wire = wire
         self.name = name
-        self.loop: VirtualLoop | None = None
+        self.loop: Notified | None = None
         self.closed = False
         self._shut = False
         self._inbox = bytearray()
@@ -90,10 +101,11 @@ class End:
         self._check()
         if self._shut:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-        if self._on_way >= WINDOW:
+        window = self.wire.window
+        if self._on_way >= window:
             raise BlockingIOError
         random = self.wire.world.random
-        taken = bytes(data[: WINDOW if random.random() < 0.9 else random.randint(1, len(data))])
+        taken = bytes(data[: window if random.random() < 0.9 else random.randint(1, len(data))])
         self._on_way += len(taken)
         self._later(lambda: self._arrive(taken))
         return len(taken)
@@ -146,7 +158,7 @@ class End:
         if self._error is not None:
             return READ | WRITE
         readable = READ if self._inbox or self._ended else 0
-        return readable | (WRITE if self._on_way < WINDOW else 0)
+        return readable | (WRITE if self._on_way < self.wire.window else 0)
 
     def fail(self, code: int) -> None:
         """The network says that this connection has ended so."""

@@ -11,12 +11,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
+from parasnake.agent import Agent
 from parasnake.core import journal as entries
 from parasnake.core import tasks
-from parasnake.core.crew import Crew
+from parasnake.core.crew import Crew, Sent
 from parasnake.core.farm import Farm
 from parasnake.core.ids import Attempt, TaskId
+from parasnake.core.messages import Dropped, Results
 from parasnake.core.scheduler import Scheduler
+from parasnake.core.sharing import Sharing
 from parasnake.core.tasks import Holding, Loss, Merge, Node, OpenTask
 from parasnake.recorder import RECORDED, Recorder
 from parasnake.replay import Replay
@@ -213,6 +216,164 @@ def silence_counts_while_the_server_sleeps() -> Iterator[None]:
 
     heard = Farm.heard
     with _instead(Server, "_tick", rash), _instead(Farm, "heard", deaf):
+        yield
+
+
+@bug
+def a_dropped_task_is_lost() -> Iterator[None]:
+    """What a node has not begun is not sent again, though the one that was to get it is gone."""
+
+    def forgetful(self: Scheduler, key: Any, task: Any, attempt: Any) -> None:
+        node = self._nodes.get(key)
+        if node is not None:
+            self._finish_attempt(node, task, attempt)
+            self._refresh(node)
+
+    with _instead(Scheduler, "dropped", forgetful):
+        yield
+
+
+@bug
+def a_dropped_task_is_put_back_twice() -> Iterator[None]:
+    """What a node has not begun is sent again, though another has got it already."""
+    dropped = Scheduler.dropped
+
+    def doubling(self: Scheduler, key: Any, task_id: Any, attempt: Any) -> None:
+        task = self._tasks.get(task_id)
+        dropped(self, key, task_id, attempt)
+        if task is not None and task.running is not None:
+            self._put_back([task])
+
+    with _instead(Scheduler, "dropped", doubling):
+        yield
+
+
+@bug
+def a_moved_task_is_charged() -> Iterator[None]:
+    """What was taken from a node is charged with the loss of that node."""
+    lose = Scheduler.lose
+
+    def unjust(self: Scheduler, key: Any, *how: Any) -> int:
+        self._nodes[key].leaving.clear()
+        return lose(self, key, *how)
+
+    with _instead(Scheduler, "lose", unjust):
+        yield
+
+
+@bug
+def a_move_is_not_withdrawn() -> Iterator[None]:
+    """The node from which something was taken does not hear of it."""
+    next_move = Scheduler._next_move
+
+    def silent(self: Scheduler) -> Any:
+        move = next_move(self)
+        self._in_vain.clear()
+        return move
+
+    with _instead(Scheduler, "_next_move", silent):
+        yield
+
+
+@bug
+def what_is_being_computed_is_moved() -> Iterator[None]:
+    """Also the first task of a node is given to another, though it must have begun."""
+
+    def greedy(self: Scheduler, node: Node, idle: Node) -> list[OpenTask]:
+        tasks = map(self._tasks.get, node.open)
+        return [task for task in tasks if task and not task.also][: idle.depth]
+
+    with _instead(Scheduler, "_to_give", greedy):
+        yield
+
+
+@bug
+def nobody_shares() -> Iterator[None]:
+    """What waits behind a slow task stays there."""
+    with _instead(Sharing, "rich", lambda self, now: []):
+        yield
+
+
+@bug
+def what_cannot_be_given_away_is_tried_on_and_on() -> Iterator[None]:
+    """The server does not put off what has been in vain."""
+    with _instead(Sharing, "put_off", lambda self, rich, now: None):
+        yield
+
+
+@bug
+def a_run_is_answered_one_short() -> Iterator[None]:
+    """Of a run of results the last is not passed on."""
+    answers = Crew._answers
+
+    def careless(self: Crew, node: Any, worker: Any, message: Any) -> None:
+        if isinstance(message, Results) and len(message.run) > 1:
+            *run, (task, attempt, _, _) = message.run
+            worker.open.pop((task, attempt), None)
+            message = Results(message.node, run)
+        answers(self, node, worker, message)
+
+    with _instead(Crew, "_answers", careless):
+        yield
+
+
+@bug
+def a_skipped_answer_is_passed_on() -> Iterator[None]:
+    """What was cancelled when it had just begun is answered, after all."""
+
+    def chatty(self: Crew, node: Any, worker: Any, message: Any) -> None:
+        count = len(message.run) if isinstance(message, Results) else 1
+        for sending, answer in Sent(node, message, [()] * count).answers():
+            worker.cancelled.discard(sending)
+            self._send_answers(Sent(node, answer.message, [worker.open.pop(sending, ())]))
+
+    with _instead(Crew, "_answers_one_by_one", chatty):
+        yield
+
+
+@bug
+def a_dropped_task_is_computed_nevertheless() -> Iterator[None]:
+    """The agent says that it has dropped a task, and forgets to take it from its worker."""
+    cancel = Crew._cancel
+
+    def lying(self: Crew, message: Any, node: Any, sending: Any, now: float) -> None:
+        worker = self._workers.get(node)
+        if worker is not None and sending in list(worker.open)[1:]:
+            self._say(Dropped(node, *sending))
+        else:
+            cancel(self, message, node, sending, now)
+
+    with _instead(Crew, "_cancel", lying):
+        yield
+
+
+@bug
+def a_rest_has_no_end() -> Iterator[None]:
+    """A worker that answers fast is left alone until it has died."""
+
+    def forgetful(self: Agent) -> None:
+        self._resting.clear()
+
+    with _instead(Agent, "_rested", forgetful):
+        yield
+
+
+@bug
+def results_wait_for_each_other() -> Iterator[None]:
+    """Results are passed on when there are many of them, however long the next one takes."""
+    worker_message, waiting = Crew.worker_message, dict[Any, Any]()
+
+    def patient(self: Crew, node: Any, message: Any, now: float = 0.0) -> None:
+        before = waiting.setdefault(id(self), {}).pop(node, [])
+        worker = self._workers.get(node)
+        if isinstance(message, Results) and worker is not None:
+            if len(before) < 2 and len(worker.open) > len(before) + len(message.run):
+                waiting[id(self)][node] = [*before, message]
+                return
+        for earlier in [*before, message]:
+            worker_message(self, node, earlier, now)
+
+    with _instead(Crew, "worker_message", patient):
         yield
 
 

@@ -37,18 +37,22 @@ class End(Enum):
 class ServerLoop(VirtualLoop):
     """The server waits while the world goes on."""
 
-    def __init__(self, world: World, point: Callable[[], None]) -> None:
+    def __init__(self, world: World, life: Life) -> None:
         super().__init__(world)
-        self._point = point
+        self._life = life
+        self._in_vain = 0
 
     def wait(self, until: float | None = None) -> None:
         """As ``Loop.wait``."""
-        self._point()
+        world, life = self._world, self._life
+        life.point()
         self.flush()
-        self._point()
-        while (due := self.due(until)) is None or due > self._world.now:
-            self._world.step(due)
-            self._point()
+        life.point()
+        life.waits(until)
+        while (due := self.due(until)) is None or due > world.now:
+            world.step(due)
+            life.point()
+        life.waits_no_more(something_came=bool(self._ready()))
         self.handle()
 
 
@@ -150,6 +154,7 @@ class Life:
         if self.dead:
             raise Crash
         while self.frozen_until > self.world.now:
+            self._is_away()
             self.world.step(self.frozen_until)
         if self._doom is not None:
             steps, end = self._doom
@@ -157,12 +162,31 @@ class Life:
             if not steps:
                 self._crash(end)
 
+    def waits(self, until: float | None) -> None:
+        """The server has nothing more to do, until then at least."""
+        if self.books.watch is not None and self._server is not None:
+            self.books.watch.waits(until)
+
+    def waits_no_more(self, *, something_came: bool) -> None:
+        """It looks what there is to do."""
+        if self.books.watch is not None:
+            self.books.watch.waits_no_more(something_came=something_came)
+
     def _in_hook(self) -> None:
         assert self._server is not None
         self.point()
+        if self.plan.hook_seconds and not self._server.replaying:
+            self._is_away()
+            self.world.pass_time(self.plan.hook_seconds)
+            self.point()
         if self.plan.slow_hooks and not self._server.replaying and self.world.chance(0.2):
+            self._is_away()
             self.world.pass_time(self.world.random.uniform(0.0, 2 * self.plan.slow_hooks))
             self.point()
+
+    def _is_away(self) -> None:
+        if self.books.watch is not None:
+            self.books.watch.was_away()
 
     def _crash(self, end: End) -> None:
         self.world.tell(f"server: {end.name}")
