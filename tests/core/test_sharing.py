@@ -238,6 +238,54 @@ def test_it_is_looked_at_the_very_moment() -> None:
     assert bench.pass_time(deadline) == ["send 8.1 to b", "withdraw 8.0 from a"]
 
 
+def test_what_has_been_begun_meanwhile_is_not_moved() -> None:
+    """Between two steps of one move answers may come; what is next then stays where it is."""
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    bench.scheduler.tick(LONG)
+    step = bench.scheduler.next_step()
+    assert step is not None
+    assert bench.perform(step) == ["send 5.1 to b"]
+    for task in range(1, 6):
+        bench.scheduler.result(key("a"), TaskId(task), Attempt(0), FAST, ())
+    done = bench.work()
+    assert "send 7.1 to b" in done
+    assert "send 6.1 to b" not in done
+    assert "withdraw 6.0 from a" not in done
+
+
+def test_nothing_is_taken_from_a_node_when_nobody_else_has_it_any_more() -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    bench.scheduler.tick(LONG)
+    step = bench.scheduler.next_step()
+    assert step is not None
+    assert bench.perform(step) == ["send 8.1 to b"]
+    assert bench.lose("b", Loss.LEFT) == []
+    assert bench.join("c") == ["send 8.2 to c", "withdraw 8.0 from a"]
+
+
+def test_one_that_can_give_nothing_for_long_does_not_hide_the_others() -> None:
+    bench = Bench(range(3))
+    bench.join("a")
+    bench.result("a", 0, seconds=0.03)
+    assert opened(bench, "a") == [1, 2]
+    bench.tasks[2].tried |= {key("b"), key("c")}
+    bench.join("bc")
+    moves(bench, 100.0)
+    assert opened(bench, "b") == opened(bench, "c") == []
+    bench.data += range(3, 12)
+    moves(bench, 1.0)
+    assert (opened(bench, "b"), opened(bench, "c")) == ([3], [4])
+    bench.result("c", 4, seconds=FAST)
+    assert opened(bench, "c") == [5, 6, 7, 8, 9, 10, 11]
+    bench.result("b", 3, seconds=FAST)
+    assert opened(bench, "b") == []
+    assert bench.scheduler.deadline == pytest.approx(bench.now + WORTH_S)
+    assert moves(bench)[:2] == ["send 9.1 to b", "withdraw 9.0 from c"]
+
+
 def test_with_strict_alternation_there_is_nothing_to_share() -> None:
     bench = Bench("xyz", Policy(by_node=True))
     bench.join("ab")
