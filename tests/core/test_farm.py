@@ -26,6 +26,7 @@ from parasnake.core.farm import (
 )
 from parasnake.core.ids import Attempt, JobId, NodeKey, PeerId, TaskId
 from parasnake.core.messages import (
+    MAX_TEXT,
     PROTOCOL_VERSION,
     RUN_BYTES,
     SMALL_PAYLOAD,
@@ -53,8 +54,9 @@ from parasnake.core.messages import (
     Task,
     Tasks,
     Welcome,
+    encode,
 )
-from parasnake.core.tasks import AskData, Fail, Merge, Policy, Retry, TellTimeout
+from parasnake.core.tasks import MAX_DEPTH, AskData, Fail, Merge, Policy, Retry, TellTimeout
 from parasnake.errors import MessageError
 
 JOB = Job(
@@ -317,24 +319,118 @@ def test_a_node_gets_a_task_and_its_result_is_merged() -> None:
 
 
 def test_many_small_tasks_are_sent_together_and_large_ones_alone() -> None:
+    large = (bytes(SMALL_PAYLOAD + 1),)
+    several = [*[SQUARE] * 3, large, *[(bytes(SMALL_PAYLOAD),)] * (RUN_BYTES // SMALL_PAYLOAD + 1)]
+    farm, sent = with_many(*several)
+    assert list(map(type, sent)) == [Tasks, Task, Tasks, Tasks]
+    assert sent[0] == Tasks(A, [(TaskId(task), Attempt(0), SQUARE) for task in (1, 2, 3)])
+    assert sent[1] == Task(A, TaskId(4), Attempt(0), large)
+    assert farm.scheduler.running == len(several)
+
+
+def with_many(*payloads: Parts) -> tuple[Farm, list[Message]]:
+    """Return a farm whose node A has been given these, as tasks from 1, and the messages for that."""
     farm = farm_with(ONE, nodes=(A,))
     farm.tick(1.0)
     steps(farm, SQUARE)
     farm.message(ONE, Result(A, TaskId(0), Attempt(0), 0.0, (b"4",)))
-    large = (bytes(SMALL_PAYLOAD + 1),)
-    pieces: list[tuple[Parts, object]] = [
-        *([(SQUARE, None)] * 3),
-        (large, None),
-        *([((bytes(SMALL_PAYLOAD),), None)] * (RUN_BYTES // SMALL_PAYLOAD + 1)),
-    ]
     while not isinstance(step := farm.next_step(), AskData):
         assert isinstance(step, Merge)
         farm.scheduler.settled(step.task)
-    sent = [send.message for send in farm.give(pieces)]
-    assert list(map(type, sent)) == [Tasks, Task, Tasks, Tasks]
-    assert sent[0] == Tasks(A, [(TaskId(task), Attempt(0), SQUARE) for task in (1, 2, 3)])
-    assert sent[1] == Task(A, TaskId(4), Attempt(0), large)
-    assert farm.scheduler.running == len(pieces)
+    return farm, [send.message for send in farm.give((payload, None) for payload in payloads)]
+
+
+@pytest.mark.parametrize("size", [1, 100, SMALL_PAYLOAD])
+def test_no_message_with_tasks_is_too_long(size: int) -> None:
+    farm, sent = with_many(*[(bytes(size),)] * MAX_DEPTH)
+    assert farm.scheduler.nodes[A].load == MAX_DEPTH
+    tasks = [task for message in sent if isinstance(message, Tasks) for task, _, _ in message.run]
+    assert tasks == list(range(1, MAX_DEPTH + 1))
+    assert max(sum(map(len, encode(message))) for message in sent) < MAX_TEXT
+
+
+def test_the_order_of_tasks_is_that_of_their_hand_out_whatever_their_size() -> None:
+    large = (bytes(SMALL_PAYLOAD + 1),)
+    _, sent = with_many(large, SQUARE, large, large, SQUARE, SQUARE)
+    assert list(map(type, sent)) == [Task, Tasks, Task, Task, Tasks]
+    order: list[int] = []
+    for message in sent:
+        if isinstance(message, Tasks):
+            order += [task for task, _, _ in message.run]
+        elif isinstance(message, Task):
+            order.append(message.task)
+    assert order == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_task_is_no_run() -> None:
+    _, sent = with_many(SQUARE)
+    assert sent == [Task(A, TaskId(1), Attempt(0), SQUARE)]
+
+
+def test_a_message_with_one_result_without_a_payload_counts_for_nothing() -> None:
+    farm, _ = with_many(SQUARE, SQUARE)
+    answers = [(TaskId(1), Attempt(0), 0.5, (b"4",)), (TaskId(2), Attempt(0), 0.5, (b"",))]
+    with pytest.raises(MessageError, match="without a payload"):
+        farm.message(ONE, Results(A, answers))
+    assert list(farm.scheduler.nodes[A].open) == [1, 2]
+    assert farm.peers[ONE].answers == 1
+
+
+def test_a_message_with_no_results_at_all_does_nothing() -> None:
+    farm, _ = with_many(SQUARE, SQUARE)
+    farm.message(ONE, Results(A, []))
+    farm.message(ONE, Results(B, []))
+    assert list(farm.scheduler.nodes[A].open) == [1, 2]
+
+
+def test_results_of_a_node_that_is_gone_are_nobodys_but_its_agent_may_forget_them() -> None:
+    farm, _ = with_many(SQUARE, SQUARE)
+    farm.message(ONE, NodeGone(A, True, True, "signal 9", ""))
+    steps(farm)
+    answers = [(TaskId(task), Attempt(0), 0.5, (b"4",)) for task in (1, 2)]
+    farm.message(ONE, Results(A, answers))
+    farm.message(ONE, Heartbeat())
+    farm.acknowledge()
+    assert steps(farm) == [Send(ONE, Taken(3))]
+
+
+def test_what_a_node_that_is_gone_has_dropped_is_where_it_was() -> None:
+    farm, _ = with_many(SQUARE, SQUARE)
+    farm.message(ONE, NodeGone(A, True, True, "signal 9", ""))
+    steps(farm)
+    farm.message(ONE, Dropped(A, TaskId(1), Attempt(0)))
+    assert farm.scheduler.waiting == 2
+
+
+def test_what_waits_on_one_agents_node_goes_to_that_of_another() -> None:
+    farm, _ = with_many(*[SQUARE] * 5)
+    farm.scheduler.exhaust()
+    farm.connected(TWO, "10.0.0.8:4000", now=1.0)
+    farm.message(TWO, HELLO)
+    farm.message(TWO, Ready(B))
+    steps(farm)
+    farm.tick(11.0)
+    assert steps(farm) == [
+        Send(TWO, Task(B, TaskId(5), Attempt(1), SQUARE)),
+        Send(ONE, Cancel(A, TaskId(5), Attempt(0))),
+    ]
+    farm.message(ONE, Dropped(A, TaskId(5), Attempt(0)))
+    farm.message(TWO, Result(B, TaskId(5), Attempt(1), 1.0, (b"4",)))
+    merge, *rest = steps(farm)
+    assert isinstance(merge, Merge)
+    assert (merge.task.id, merge.node) == (5, B)
+    assert rest == [
+        Send(TWO, Task(B, TaskId(4), Attempt(1), SQUARE)),
+        Send(ONE, Cancel(A, TaskId(4), Attempt(0))),
+    ]
+
+
+def test_the_nodes_of_an_agent_that_is_far_away_are_sent_more() -> None:
+    farm = Farm(JOB)
+    farm.connected(ONE, "10.0.0.7:4000", now=0.0, delay=0.1)
+    farm.message(ONE, HELLO)
+    farm.message(ONE, Ready(A))
+    assert farm.scheduler.nodes[A].delay == 0.1
 
 
 def test_results_come_together_too() -> None:

@@ -237,6 +237,29 @@ def test_a_run_that_lies_about_itself(kind: type[Message], fields: str) -> None:
             read(raw(kind, NODE + struct.pack(">I", 1) + lying))
 
 
+@pytest.mark.parametrize("kind", [Tasks, Results], ids=lambda kind: kind.__name__)
+def test_a_run_may_be_empty(kind: type[Message]) -> None:
+    (found,) = read(raw(kind, NODE + struct.pack(">I", 0)))
+    assert tuple(found) == (NODE, [])
+
+
+def test_an_empty_payload_in_a_run_has_a_piece_all_the_same() -> None:
+    """So that who reads it may look at the first piece; the farm does not take such results."""
+    several: list[Message] = [
+        Tasks(NODE, [(TaskId(1), Attempt(0), (b"",)), (TaskId(2), Attempt(0), (b"data",))]),
+        Results(NODE, [(TaskId(1), Attempt(0), 0.5, (b"",))]),
+    ]
+    assert read(to_bytes(*several)) == several
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_one_time_in_a_run_that_cannot_be(seconds: float) -> None:
+    times = [0.5, seconds, 0.5]
+    run = [(TaskId(task), Attempt(0), time, (b"4",)) for task, time in enumerate(times)]
+    with pytest.raises(MessageError, match="time that cannot be"):
+        read(to_bytes(Results(NODE, run)))
+
+
 # ---- the answers of a worker
 
 
@@ -288,6 +311,71 @@ def test_but_no_more_of_them_than_fit_into_a_message() -> None:
 def test_a_worker_cannot_tell_impossible_times() -> None:
     with pytest.raises(MessageError, match="time that cannot be"):
         read_answers(to_bytes(result_of(1, 1)._replace(seconds=-1.0)), repeat(100))
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_nor_after_some_that_are_possible(seconds: float, before: int) -> None:
+    several = [result_of(number, 1) for number in range(before)]
+    several.append(result_of(before, 1)._replace(seconds=seconds))
+    with pytest.raises(MessageError, match="time that cannot be"):
+        read_answers(to_bytes(*several), repeat(1000))
+
+
+def test_a_worker_does_not_write_runs_itself() -> None:
+    with pytest.raises(MessageError, match="may not come from this side"):
+        read_answers(to_bytes(Results(NODE, [])), repeat(1000))
+
+
+def test_a_result_without_a_payload_is_in_no_run() -> None:
+    """The farm shall see it as it is."""
+    several: list[Message] = [result_of(1, 1), result_of(2, 0), result_of(3, 1)]
+    found = read_answers(to_bytes(*several), repeat(1000))
+    assert [list(map(type, found)), one_by_one(found)] == [
+        [Results, Result, Result],
+        list(map(plain, several)),
+    ]
+
+
+def test_small_results_before_and_after_a_very_large_one() -> None:
+    """Most of that is read straight into its own memory."""
+    several: list[Message] = [result_of(1, 5), result_of(2, 3 * OWN_BUFFER), result_of(3, 5)]
+    data = to_bytes(*several)
+    reader = AnswerReader()
+    found = reader.feed(data[:OWN_BUFFER])
+    assert list(map(type, found)) == [Results]
+    target = reader.target
+    assert target is not None
+    rest = data[OWN_BUFFER:]
+    target[:] = rest[: len(target)]
+    found += reader.filled(len(target))
+    found += reader.feed(rest[len(target) :])
+    assert one_by_one(found) == list(map(plain, several))
+    assert list(map(type, found)) == [Results, Result, Results]
+
+
+small_results = st.builds(
+    Result,
+    st.sampled_from([NODE, NodeKey(bytes(16))]),
+    st.integers(0, 9).map(TaskId),
+    st.integers(0, 9).map(Attempt),
+    st.floats(0, 9),
+    st.sampled_from([0, 1, 7, SMALL_PAYLOAD, SMALL_PAYLOAD + 1]).map(lambda size: (pattern(size),)),
+)
+
+
+@given(
+    several=st.lists(small_results | messages(FROM_WORKER), max_size=40),
+    sizes=st.lists(st.integers(1, 300), max_size=6),
+)
+def test_answers_are_the_same_in_runs_wherever_they_are_cut(
+    several: list[Message], sizes: list[int]
+) -> None:
+    found = read_answers(to_bytes(*several), cut([*sizes, 1 << 14]))
+    assert one_by_one(found) == list(map(plain, several))
+    for message in found:
+        if isinstance(message, Results):
+            assert all(0 < len(payload) <= SMALL_PAYLOAD for *_, (payload,) in message.run)
 
 
 def test_results_of_two_nodes_are_never_one_message() -> None:
@@ -367,7 +455,9 @@ def test_texts_that_are_no_utf_8_are_shown_as_well_as_can_be() -> None:
     assert found == NodeGone(NODE, True, True, "ok \N{REPLACEMENT CHARACTER}", "")
 
 
-@pytest.mark.parametrize("kind", [NodeGone, Heartbeat, Quit], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [NodeGone, Heartbeat, Quit, Tasks, Results, Dropped], ids=lambda kind: kind.__name__
+)
 def test_a_huge_length_of_a_kind_without_payload_is_refused_by_its_header(
     kind: type[Message],
 ) -> None:

@@ -417,7 +417,9 @@ class World(RuleBasedStateMachine):
 
     @rule(which=choices)
     def an_agent_looks(self, which: int) -> None:
-        for key in choose(which, [key for key, computer in self.computers.items() if computer.told]):
+        for key in choose(
+            which, [key for key, computer in self.computers.items() if computer.told]
+        ):
             if self.obedience is Obedience.LATER:
                 self.look(key)
 
