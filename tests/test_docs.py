@@ -360,6 +360,7 @@ def test_the_message_table_is_that_of_the_code() -> None:
         )
         assert ("agent to server" in direction) == (kind in messages.FROM_AGENT)
         assert direction.startswith("server") == (kind in messages.FROM_SERVER)
+        assert direction.startswith("worker") == (kind in messages.FROM_WORKER)
         assert direction.endswith("to worker") == (kind in messages.TO_WORKER)
 
 

@@ -36,8 +36,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from parasnake import payload as payload_module
+from parasnake.core.messages import SMALL_PAYLOAD
 from parasnake.errors import PayloadError, TaskFailed, UnreadablePayload
-from parasnake.payload import ALIGNMENT_BYTES, RAW_BYTES, Payload, digest, dumps, loads, version_of
+from parasnake.payload import (
+    ALIGNMENT_BYTES,
+    RAW_BYTES,
+    Payload,
+    digest,
+    dumps,
+    loads,
+    parts_of,
+    version_of,
+    wire_form,
+)
 
 
 def wire(obj: object) -> bytearray:
@@ -313,6 +324,15 @@ def test_large_bytes_inside_a_structure_are_not_copied_either(kind: type) -> Non
 def test_a_small_object_costs_no_more_than_its_pickle() -> None:
     assert dumps(1) == Payload([pickle.dumps(1, 5)], 5)
     assert dumps([1, "a"]).parts == [pickle.dumps([1, "a"], 5)]
+
+
+@pytest.mark.parametrize("form", [parts_of, wire_form])
+def test_what_travels_with_others_is_one_piece(form: Callable[[object], tuple[Any, ...]]) -> None:
+    """Whatever it is made of: a run of payloads is written from single pieces."""
+    array = np.zeros(SMALL_PAYLOAD - 1024, np.uint8)
+    for obj in (1, "a", [b"x" * 3000], bytearray(b"x" * 3000), array, [array[:2000], lambda: 1]):
+        (part,) = form(obj)
+        assert len(part) <= SMALL_PAYLOAD
 
 
 def test_a_detached_payload_does_not_follow_changes_of_the_object() -> None:

@@ -94,7 +94,7 @@ class Result(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Worker to agent to server: what ``Result`` says, of several small results of one node."""
+    """Agent to server: what ``Result`` says, of several small results of one node."""
 
     node: NodeKey
     run: Sequence[tuple[TaskId, Attempt, float, Parts]]
@@ -350,7 +350,7 @@ FROM_AGENT = frozenset(
     }
 )
 FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Tasks, Want, Taken, Pace, Cancel, Quit})
-FROM_WORKER = frozenset({AskInit, Ready, Result, Failure, Dropped, NodeBroken})
+FROM_WORKER = frozenset({Ready, Result, Failure, Dropped, NodeBroken})
 TO_WORKER = frozenset({Init, Pace, Task, Tasks, Cancel})
 
 HEADER = Struct(">BQ")
