@@ -42,6 +42,7 @@ from parasnake.errors import (
     RefusedError,
     WrongKeyError,
 )
+from parasnake.garbage import seldom_searched
 from parasnake.links import Channel, Connection
 from parasnake.loop import READ, Loop, Timer
 from parasnake.output import Printed, outlets_of
@@ -201,7 +202,10 @@ class Agent:
         Interrupted: SIGINT or SIGTERM came
         """
         try:
-            with self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled):
+            with (
+                seldom_searched(),
+                self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled),
+            ):
                 try:
                     self._serve()
                 finally:

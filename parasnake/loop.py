@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
+from parasnake.core.memory import untouched
+
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -58,7 +60,7 @@ class Loop:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self.watch(self._wake_in, READ, self._woken)
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch = memoryview(untouched(SCRATCH_BYTES))
         """Room for one read from any socket; what shall be kept must be copied out of it."""
         self.waited = 0.0
         """Seconds spent in waiting: a clock that stands still while anything is done."""

@@ -38,6 +38,7 @@ from parasnake.errors import (
     ReplayError,
     TaskFailed,
 )
+from parasnake.garbage import seldom_searched
 from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable
 from parasnake.links import Connection
@@ -246,7 +247,10 @@ class Server:
         ReplayError: the hooks do not do what the journal says that they did
         """
         try:
-            with self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled):
+            with (
+                seldom_searched(),
+                self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled),
+            ):
                 done = self._run()
         finally:
             self._close()

@@ -22,8 +22,8 @@ from parasnake.agent import Agent
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core import crew as steps
-from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import Init, Message, Ready, Result, Task
+from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
+from parasnake.core.messages import Cancel, Dropped, Init, Message, Ready, Result, Task, Tasks
 from parasnake.loop import Loop
 
 
@@ -45,6 +45,19 @@ class NoProcess:
         """Do nothing."""
 
 
+class NothingPrinted:
+    """Stands where the output of a worker would be."""
+
+    is_open = False
+
+    def last_lines(self) -> str:
+        """Return nothing."""
+        return ""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class NoStaff:
     """Says how many workers there are, and starts none."""
 
@@ -61,13 +74,14 @@ class NoStaff:
 class LightWorker:
     """A worker without a process; for its agent it is the channel to one."""
 
-    receiving = False
+    receiving = paused = False
 
     def __init__(self, owner: LightAgent, node: NodeKey, seconds: float) -> None:
         self._owner = owner
         self._node = node
         self._seconds = seconds
         self._free_at = 0.0
+        self._cancelled: set[tuple[TaskId, Attempt]] = set()
 
     def send(self, message: Message) -> None:
         """Answer a task when its time has passed, and the init data with ``Ready``."""
@@ -75,15 +89,26 @@ class LightWorker:
         if isinstance(message, Init):
             loop.call_in(0, lambda: self._owner.hear(self._node, Ready(self._node)))
         elif isinstance(message, Task):
-            self._free_at = max(self._free_at, loop.now()) + self._seconds
-            loop.call_at(self._free_at, lambda: self._answer(message))
+            self._take(message)
+        elif isinstance(message, Tasks):
+            for task in message.run:
+                self._take(Task(self._node, *task))
+        elif isinstance(message, Cancel):
+            self._cancelled.add((message.task, message.attempt))
 
-    def _answer(self, task: Task) -> None:
+    def _take(self, task: Task) -> None:
+        loop = self._owner.loop
+        self._free_at = max(self._free_at, loop.now()) + self._seconds
+        loop.call_at(self._free_at, lambda: self._owner.hear(self._node, self._answer(task)))
+
+    def _answer(self, task: Task) -> Message:
+        named = task.node, task.task, task.attempt
+        if (task.task, task.attempt) in self._cancelled:
+            self._cancelled.remove((task.task, task.attempt))
+            return Dropped(*named)
         number = payload.loads(b"".join(task.payload))
         parts = tuple(payload.dumps(number * number).parts)
-        self._owner.hear(
-            self._node, Result(task.node, task.task, task.attempt, self._seconds, parts)
-        )
+        return Result(*named, self._seconds, parts)
 
     def pause(self, paused: bool) -> None:
         """Do nothing."""
@@ -100,6 +125,7 @@ class Post(NamedTuple):
 
     process: NoProcess
     channel: LightWorker
+    printed: NothingPrinted
 
 
 class LightAgent(Agent):
@@ -140,7 +166,7 @@ class LightAgent(Agent):
     def _start_worker(self, step: steps.StartWorker) -> None:
         node = NodeKey(NodeId(bytes=os.urandom(16)).bytes)
         worker = LightWorker(self, node, self._seconds)
-        self._posts[node] = cast("agent._Post", Post(NoProcess(), worker))
+        self._posts[node] = cast("agent._Post", Post(NoProcess(), worker, NothingPrinted()))
         self._crew.started(step.slot, node)
 
 

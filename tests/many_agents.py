@@ -87,6 +87,16 @@ class Crowd:
         return int(self.process.memory_info().rss)
 
     @property
+    def memory_grown(self) -> int:
+        """By how many bytes the server has grown since it began to listen."""
+        return self.memory - self.memory_before
+
+    @property
+    def computed(self) -> float:
+        """Seconds of processor time that the server has used."""
+        return float(sum(self.process.cpu_times()[:2]))
+
+    @property
     def connections(self) -> int:
         """How many connections the server has, roughly: it may have some other file open."""
         return int(self.process.num_fds()) - self._other_descriptors
@@ -122,10 +132,9 @@ class Crowd:
 
     def load(self, seconds: float) -> float:
         """Share of a processor's time that the server takes, over so many seconds."""
-        before, begin = sum(self.process.cpu_times()[:2]), time.monotonic()
+        before, begin = self.computed, time.monotonic()
         time.sleep(seconds)
-        used = sum(self.process.cpu_times()[:2]) - before
-        return float(used / (time.monotonic() - begin))
+        return (self.computed - before) / (time.monotonic() - begin)
 
 
 @contextlib.contextmanager

@@ -334,7 +334,7 @@ class TestWhen:
     def test_when_a_replay_would_take_long(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rhythm, "REPLAY_S", 0.01)
+        monkeypatch.setattr(rhythm, "REPLAY_S", 0.001)
         app, _ = collector(numbers)
         run(app, path)
         assert kinds(path)[0] is Checkpoint

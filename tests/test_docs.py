@@ -6,6 +6,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import itertools
@@ -16,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -202,6 +204,12 @@ def mandelbrot_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def benchmarks(module: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tests" / "benchmarks")
+        return importlib.import_module(module)
+
+
 @pytest.mark.parametrize(("block", "words"), commands(), ids=lambda x: str(x).replace(" ", ""))
 def test_commands_have_options_that_exist(block: Block, words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -213,6 +221,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             assert set(options) <= {"-q"}
         case "python", ["-m", "tests.simulation", *options]:
             simulation_parser().parse_args(options)
+        case "python", ["tests/benchmarks/compare.py", *options]:
+            benchmarks("compare").make_parser().parse_args(options)
         case "python", ["examples/mandelbrot.py", *options]:
             mandelbrot_parser().parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
@@ -345,7 +355,9 @@ def test_the_message_table_is_that_of_the_code() -> None:
         sizes = [int(size) for size in re.findall(r"\((\d+)\)", fields)]
         assert len(sizes) == layout.fixed_fields
         assert sum(sizes) == layout.struct.size
-        assert len(kind._fields) == layout.fixed_fields + layout.texts + layout.payload
+        assert len(kind._fields) == layout.fixed_fields + layout.texts + (
+            layout.payload or layout.run is not None
+        )
         assert ("agent to server" in direction) == (kind in messages.FROM_AGENT)
         assert direction.startswith("server") == (kind in messages.FROM_SERVER)
         assert direction.endswith("to worker") == (kind in messages.TO_WORKER)
@@ -384,6 +396,13 @@ def _package(requirement: str) -> str:
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return found[0]
+
+
+def test_all_that_is_measured_is_in_the_tables() -> None:
+    measured = read_table("performance.md", "name", "what happens")
+    assert [code_in(row[0])[0] for row in measured] == list(benchmarks("measurements").MEASUREMENTS)
+    compared = read_table("performance.md", "name", "what it is")
+    assert [code_in(row[0])[0] for row in compared] == list(benchmarks("peers").PEERS)
 
 
 def test_the_methods_of_0_1_exist() -> None:

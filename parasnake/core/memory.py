@@ -63,6 +63,13 @@ class Memory:
         return None
 
 
+def untouched(size: int) -> Piece:
+    """Return memory that costs nothing before it is written to, where the system can do that."""
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return bytearray(size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def _fresh(size: int) -> Piece:
     if size < HUGE_PAGE_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
         return bytearray(size)

@@ -14,10 +14,27 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from many_agents import Crowd
+
+
+class Work(NamedTuple):
+    """What a server does with its nodes: tasks in a second, and its own seconds for each."""
+
+    rate: float
+    own: float
+
+
+def work(crowd: Crowd) -> Work:
+    """Have the first part of the job computed by the nodes that have joined."""
+    begin, computed = time.perf_counter(), crowd.computed
+    crowd.part("first")
+    crowd.wait_for("first.done")
+    seconds = time.perf_counter() - begin
+    return Work(crowd.tasks / seconds, (crowd.computed - computed) / crowd.tasks)
 
 
 def main() -> None:
@@ -27,18 +44,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long it is idle")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Crowd(Path(folder), tasks=given.tasks) as crowd:
-        begin, at_start = time.perf_counter(), sum(crowd.process.cpu_times()[:2])
+        begin, at_start = time.perf_counter(), crowd.computed
         processes = crowd.join(given.agents)
         crowd.wait_for_connections(given.agents)
-        used = sum(crowd.process.cpu_times()[:2]) - at_start
-        seconds = time.perf_counter() - begin
+        used, seconds = crowd.computed - at_start, time.perf_counter() - begin
         print(f"{given.agents} agents in after {seconds:.1f} s; the server computed {used:.2f} s")
-        begin = time.perf_counter()
-        crowd.part("first")
-        crowd.wait_for("first.done")
-        print(f"{given.tasks / (time.perf_counter() - begin):.0f} tasks/s")
-        each = (crowd.memory - crowd.memory_before) / given.agents
-        print(f"{each / 1024:.1f} KiB of the server's memory for each node")
+        rate, own = work(crowd)
+        print(f"{rate:.0f} tasks/s, {1e6 * own:.1f} us of the server's own for each")
+        print(f"{crowd.memory_grown / given.agents / 1024:.1f} KiB of memory for each node")
         print(f"{100 * crowd.load(given.seconds):.2f} % of a core while all are idle")
         crowd.part("second")
         crowd.wait_for("second.begun")

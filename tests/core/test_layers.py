@@ -27,6 +27,7 @@ LAYERS = [
             "config",
             "death",
             "functions",
+            "garbage",
             "hooks",
             "isolation",
         ),

@@ -7,7 +7,14 @@ import threading
 
 import pytest
 
-from parasnake.core.memory import HUGE_PAGE_BYTES, KEEP_BYTES, LARGE_BYTES, MAX_WATCHED, Memory
+from parasnake.core.memory import (
+    HUGE_PAGE_BYTES,
+    KEEP_BYTES,
+    LARGE_BYTES,
+    MAX_WATCHED,
+    Memory,
+    untouched,
+)
 
 SIZES = [0, 1, LARGE_BYTES, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1]
 
@@ -82,6 +89,15 @@ def test_it_is_not_looked_for_among_too_many(memory: Memory) -> None:
     held = [memory.allocate(LARGE_BYTES) for _ in range(2 * MAX_WATCHED)]
     assert len({id(view.obj) for view in held}) == len(held)
     assert len(memory._pieces) == MAX_WATCHED
+
+
+@pytest.mark.parametrize("without", ["", "MAP_ANONYMOUS"])
+def test_untouched_memory_can_be_written_too(monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    if without:
+        monkeypatch.delattr(mmap, without)
+    piece = untouched(LARGE_BYTES)
+    memoryview(piece)[-4:] = b"data"
+    assert piece[-4:] == b"data"
 
 
 def test_threads_never_get_the_same(memory: Memory) -> None:
