@@ -40,7 +40,7 @@ from .world import Violation, World
 Answered = tuple[NodeKey, TaskId, Attempt]
 
 SOON_S = 0.5
-"""What happens at once has happened after this time and what the network takes, whatever comes between."""
+"""What happens at once has happened after this time and that of the network, whatever comes between."""
 MANY_TASKS = 100
 """With more than this open, not all is looked at after each step."""
 MAX_IN_VAIN = 100
@@ -226,7 +226,8 @@ class Watch:
         if isinstance(step, Send) and isinstance(step.message, Taken):
             self._check_taken(step.peer, step.message.answers)
         elif isinstance(step, Send) and isinstance(step.message, Cancel):
-            self._withdrawn.add(tuple(step.message))
+            cancel = step.message
+            self._withdrawn.add((cancel.node, cancel.task, cancel.attempt))
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
@@ -571,7 +572,7 @@ class Watch:
                     # What could not be given away is looked at ever more seldom.
                     patience = _long(other) + (now - silent_since) / 2
                     if now - max(since, silent_since) > patience:
-                        text = f"{other} has something for {node} since {since:.4f}; {scheduler._sharing.look_at}"
+                        text = f"{other} has had something for {node} since {since:.4f}"
                         raise Violation("nobody is idle while there is work", text)
         self._starving = found
 

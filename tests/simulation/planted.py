@@ -368,10 +368,10 @@ def results_wait_for_each_other() -> Iterator[None]:
     def patient(self: Crew, node: Any, message: Any, now: float = 0.0) -> None:
         before = waiting.setdefault(id(self), {}).pop(node, [])
         worker = self._workers.get(node)
-        if isinstance(message, Results) and worker is not None:
-            if len(before) < 2 and len(worker.open) > len(before) + len(message.run):
-                waiting[id(self)][node] = [*before, message]
-                return
+        are_results = isinstance(message, Results) and len(before) < 2
+        if are_results and worker is not None and len(worker.open) > 10:
+            waiting[id(self)][node] = [*before, message]
+            return
         for earlier in [*before, message]:
             worker_message(self, node, earlier, now)
 
