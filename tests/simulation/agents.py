@@ -108,7 +108,7 @@ class VirtualWorker:
         if self.death is None:
             self.death = how
             self._machine.world.tell(f"{self._machine.name}: worker {self.node.hex()[:6]}: {how}")
-            self._machine.books.worker_died(self.node)
+            self._machine.books.worker_died(self.node, self.computing)
             self._end.close()
 
     def notify(self, _: End | None = None) -> None:

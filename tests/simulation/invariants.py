@@ -88,13 +88,14 @@ class Books:
         if isinstance(answer, Failure):
             self.truth.failures[index] += 1
 
-    def worker_died(self, node: NodeKey) -> None:
-        """What it had, or was to get, may be charged with that."""
+    def worker_died(self, node: NodeKey, computing: int | None) -> None:
+        """What it was computing may be charged with that, or else what it was to get."""
         self._dead.add(node)
         for index, nodes in self._sent.items():
             if node in nodes:
                 nodes.discard(node)
-                self.truth.failures[index] += 1
+                if computing in (None, index):
+                    self.truth.failures[index] += 1
 
     def told_agent(self, agent: Agent, message: Message) -> None:
         """An agent is about to take in a message of the server's."""
