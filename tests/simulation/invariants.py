@@ -40,7 +40,7 @@ from .world import Violation, World
 Answered = tuple[NodeKey, TaskId, Attempt]
 
 SOON_S = 0.5
-"""What happens at once has happened after this time and what the network takes, whatever comes between."""
+"""What happens at once has happened after this time and that of the network, whatever comes between."""
 MANY_TASKS = 100
 """With more than this open, not all is looked at after each step."""
 MAX_IN_VAIN = 100
@@ -226,7 +226,7 @@ class Watch:
         if isinstance(step, Send) and isinstance(step.message, Taken):
             self._check_taken(step.peer, step.message.answers)
         elif isinstance(step, Send) and isinstance(step.message, Cancel):
-            self._withdrawn.add(tuple(step.message))
+            self._withdrawn.add((step.message.node, step.message.task, step.message.attempt))
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
@@ -568,7 +568,7 @@ class Watch:
                     pair = node.key, other.key
                     since = found[pair] = self._starving.get(pair, now)
                     if now - max(since, self._silent_since.get(other.key, 0.0)) > _long(other):
-                        text = f"{other} has something for {node} since {since:.4f}; {scheduler._sharing.look_at}"
+                        text = f"{other} has something for {node} since {since:.4f}"
                         raise Violation("nobody is idle while there is work", text)
         self._starving = found
 

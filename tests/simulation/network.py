@@ -29,9 +29,7 @@ NOTICED_LATE_S = (5.0, 60.0)
 class Wire:
     """One connection: two ends and how it is with the network between them."""
 
-    def __init__(
-        self, world: World, latency: float | None = None, *, window: int = WINDOW
-    ) -> None:
+    def __init__(self, world: World, latency: float | None = None, *, window: int = WINDOW) -> None:
         self.world = world
         self.window = window
         self.latency = world.random.choice(LATENCIES) if latency is None else latency

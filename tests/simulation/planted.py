@@ -366,10 +366,10 @@ def results_wait_for_each_other() -> Iterator[None]:
     def patient(self: Crew, node: Any, message: Any, now: float = 0.0) -> None:
         before = waiting.setdefault(id(self), {}).pop(node, [])
         worker = self._workers.get(node)
-        if isinstance(message, Results) and worker is not None:
-            if len(before) < 2 and len(worker.open) > len(before) + len(message.run):
-                waiting[id(self)][node] = [*before, message]
-                return
+        more = isinstance(message, Results) and worker is not None and len(before) < 2
+        if more and len(worker.open) > len(before) + len(message.run):
+            waiting[id(self)][node] = [*before, message]
+            return
         for earlier in [*before, message]:
             worker_message(self, node, earlier, now)
 
