@@ -220,7 +220,8 @@ class Call:
 class Machine:
     """A machine with one agent on it, from its start to its end.
 
-    Its turns are what ``Agent._serve`` and what follows do, cut where those wait.
+    Its turns are what ``Agent._serve`` and what follows do, cut where those wait. Each takes some
+    time, in which answers gather.
     """
 
     def __init__(
@@ -241,11 +242,13 @@ class Machine:
         self.size = workers
         self.replaces = True
         self.slowness = world.random.choice([0.5, 1.0, 1.0, 2.0, 10.0])
+        self.turn_s = world.random.choice([0.0, 0.0, 0.0003, 0.003])
         self.wire: Wire | None = None
         self.offline = False
         self.workers: list[VirtualWorker] = []
         self.alive = True
         self.frozen_until = 0.0
+        self._busy_until = 0.0
         self._leaving_until: float | None = None
         self._listened_at = world.now
         self._planned: float | None = None
@@ -354,7 +357,7 @@ class Machine:
             due = min(due, self._leaving_until) if due is not None else self._leaving_until
         if due is None or not self.alive:
             return
-        due = max(due, self.frozen_until, self.world.now)
+        due = max(due, self.frozen_until, self._busy_until, self.world.now)
         if self._planned is None or due < self._planned:
             self._planned = due
             self._plans += 1
@@ -366,6 +369,7 @@ class Machine:
             return
         self._planned = None
         if self.world.now >= self.frozen_until:
+            self._busy_until = self.world.now + self.turn_s
             if self._leaving_until is None:
                 self._serve()
             else:

@@ -277,7 +277,7 @@ class Watch:
                 raise Violation("a task is on one node", f"{task.id} is computed and moved")
         elif task.id not in self._adopted:
             waited = self.books.world.now - self._silent_since.get(other.key, 0.0)
-            if not self.books.plan.speculate or waited < PATIENCE_S:
+            if not self.books.plan.speculate or waited < PATIENCE_S - WORTH_S:
                 raise Violation("a task is on one node", f"{task.id} after {waited:.3f} s on two")
             self.books.counts["copied"] += 1
 
@@ -567,7 +567,10 @@ class Watch:
                 if self._could_give(other, node):
                     pair = node.key, other.key
                     since = found[pair] = self._starving.get(pair, now)
-                    if now - max(since, self._silent_since.get(other.key, 0.0)) > _long(other):
+                    silent_since = self._silent_since.get(other.key, 0.0)
+                    # What could not be given away is looked at ever more seldom.
+                    patience = _long(other) + (now - silent_since) / 2
+                    if now - max(since, silent_since) > patience:
                         text = f"{other} has something for {node} since {since:.4f}"
                         raise Violation("nobody is idle while there is work", text)
         self._starving = found
