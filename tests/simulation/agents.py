@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parasnake import agent as shell
-from parasnake import payload, worker
+from parasnake import payload
+from parasnake import worker as worker_shell
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
@@ -25,8 +26,6 @@ from .world import Violation, World
 
 KEY = b"the secret key of all these tests"[:32]
 BOOT_S = (0.01, 3.0)
-CHANNEL_BYTES = 1 << 30
-"""A worker does not wait until its agent has read what it says."""
 
 
 @dataclass
@@ -68,7 +67,7 @@ class VirtualWorker:
         self.node = node
         self.death: str | None = None
         self._machine = machine
-        wire = Wire(machine.world, latency=0.0, window=CHANNEL_BYTES)
+        wire = Wire(machine.world, is_pair=True)
         channel: Any = wire.agent  # it does what a socket does
         self.channel = channel
         self._end = wire.server
@@ -179,7 +178,7 @@ class VirtualWorker:
             index, self.computing = self.computing, None
             assert index is not None
             self._machine.computed(self.node, answer, index)
-        self._alive(lambda: worker._send(WorkerEnd(self._end), answer))
+        self._alive(lambda: worker_shell._send(WorkerEnd(self._end), answer))
         if self.death is None:
             self._alive(self._worker._look)
         self._busy = False

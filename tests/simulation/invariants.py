@@ -226,7 +226,8 @@ class Watch:
         if isinstance(step, Send) and isinstance(step.message, Taken):
             self._check_taken(step.peer, step.message.answers)
         elif isinstance(step, Send) and isinstance(step.message, Cancel):
-            self._withdrawn.add((step.message.node, step.message.task, step.message.attempt))
+            cancel = step.message
+            self._withdrawn.add((cancel.node, cancel.task, cancel.attempt))
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
@@ -571,7 +572,7 @@ class Watch:
                     # What could not be given away is looked at ever more seldom.
                     patience = _long(other) + (now - silent_since) / 2
                     if now - max(since, silent_since) > patience:
-                        text = f"{other} has something for {node} since {since:.4f}"
+                        text = f"{other} has had something for {node} since {since:.4f}"
                         raise Violation("nobody is idle while there is work", text)
         self._starving = found
 

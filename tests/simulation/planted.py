@@ -368,8 +368,8 @@ def results_wait_for_each_other() -> Iterator[None]:
     def patient(self: Crew, node: Any, message: Any, now: float = 0.0) -> None:
         before = waiting.setdefault(id(self), {}).pop(node, [])
         worker = self._workers.get(node)
-        more = len(worker.open) if worker is not None and len(before) < 2 else 0
-        if isinstance(message, Results) and more > len(before) + len(message.run):
+        are_results = isinstance(message, Results) and len(before) < 2
+        if are_results and worker is not None and len(worker.open) > 10:
             waiting[id(self)][node] = [*before, message]
             return
         for earlier in [*before, message]:
