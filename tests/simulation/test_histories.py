@@ -31,12 +31,12 @@ def test_no_promise_is_broken(first: int) -> None:
 def test_what_it_is_about_happens() -> None:
     """Histories in which tasks do not travel together, or stay where they are, would prove little."""
     counts = sum((run(seed).counts for seed in range(100)), Counter[str]())
-    assert counts["sent in runs"] > 1000
+    assert counts["sent in runs"] > 500
     assert counts["moved"] > 50
-    assert counts["dropped"] > 20, "taken from a node that had not begun it"
-    assert counts["crossed"] > 20, "answered though it was to be taken"
+    assert counts["dropped"] > 10, "taken from a node that had not begun it"
+    assert counts["crossed"] > 10, "answered though it was to be taken"
     assert counts["computed though dropped"] > 0
-    assert counts["copied"] > 5
+    assert counts["copied"] > 10
 
 
 @pytest.mark.parametrize("name", BUGS)
