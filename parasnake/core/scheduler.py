@@ -617,9 +617,13 @@ class Scheduler:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
         while self._in_vain and not self.complete:
             key, task_id = self._in_vain.popleft()
-            node = self._nodes.get(key)
-            if node is not None and task_id in node.open:
+            node, task = self._nodes.get(key), self._tasks.get(task_id)
+            if node is None or task_id not in node.open:
+                continue
+            if task is None or task.also:
                 return Withdraw(node, task_id, node.open[task_id])
+            node.leaving.discard(task_id)  # whoever should compute it instead is gone
+            self._sharing.note(node)
         return None
 
     def _idle_nodes(self) -> Iterator[Node]:
@@ -671,9 +675,12 @@ class Scheduler:
             self._plan_moves()
         while self._moves:
             task, giver, taker = self._moves.popleft()
-            if task.running == giver and not task.also and taker in self._nodes:
-                self._nodes[giver].leaving.add(task.id)
-                self._sharing.note(self._nodes[giver])
+            if task.running != giver or task.also or taker not in self._nodes:
+                continue
+            node = self._nodes[giver]
+            if node.unwanted or next(iter(node.open)) != task.id:  # it has not begun that meanwhile
+                node.leaving.add(task.id)
+                self._sharing.note(node)
                 self._in_vain.append((giver, task.id))
                 return self._assign(self._nodes[taker], [task])
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench import Bench, key
+from bench import Bench, holding, key
 
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
 from parasnake.core.sharing import PATIENCE_MEANS, WORTH_S
@@ -251,10 +251,168 @@ def test_it_is_looked_at_the_very_moment() -> None:
     assert bench.pass_time(deadline) == ["send 8.1 to b", "withdraw 8.0 from a"]
 
 
+def test_what_has_been_begun_meanwhile_is_not_moved() -> None:
+    """Between two steps of one move answers may come; what is next then stays where it is."""
+    bench = one_has_all()
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    bench.scheduler.tick(LONG)
+    step = bench.scheduler.next_step()
+    assert step is not None
+    assert bench.perform(step) == ["send 5.1 to b"]
+    for task in range(1, 6):
+        bench.scheduler.result(key("a"), TaskId(task), Attempt(0), FAST, ())
+    done = bench.work()
+    assert "send 7.1 to b" in done
+    assert "send 6.1 to b" not in done
+    assert "withdraw 6.0 from a" not in done
+
+
+def test_nothing_is_taken_from_a_node_when_nobody_else_has_it_any_more() -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    bench.scheduler.tick(LONG)
+    step = bench.scheduler.next_step()
+    assert step is not None
+    assert bench.perform(step) == ["send 8.1 to b"]
+    assert bench.lose("b", Loss.LEFT) == []
+    assert bench.join("c") == ["send 8.2 to c", "withdraw 8.0 from a"]
+
+
+def test_one_that_can_give_nothing_for_long_does_not_hide_the_others() -> None:
+    bench = Bench(range(3))
+    bench.join("a")
+    bench.result("a", 0, seconds=0.03)
+    assert opened(bench, "a") == [1, 2]
+    bench.tasks[2].tried |= {key("b"), key("c")}
+    bench.join("bc")
+    moves(bench, 100.0)
+    assert opened(bench, "b") == opened(bench, "c") == []
+    bench.data += range(3, 12)
+    moves(bench, 1.0)
+    assert (opened(bench, "b"), opened(bench, "c")) == ([3], [4])
+    bench.result("c", 4, seconds=FAST)
+    assert opened(bench, "c") == [5, 6, 7, 8, 9, 10, 11]
+    bench.result("b", 3, seconds=FAST)
+    assert opened(bench, "b") == []
+    assert bench.scheduler.deadline == pytest.approx(bench.now + WORTH_S)
+    assert moves(bench)[:2] == ["send 9.1 to b", "withdraw 9.0 from c"]
+
+
+def test_several_idle_nodes_get_something_of_the_same_one() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    bench.join("c", peer=1)
+    for name in "bc":
+        bench.scheduler.nodes[key(name)].depth = 9
+    moves(bench)
+    assert (opened(bench, "b"), opened(bench, "c")) == ([5, 6, 7, 8], [3, 4])
+
+
+def test_a_late_word_of_what_was_not_begun_changes_nothing() -> None:
+    bench = one_has_all()
+    bench.join("b")
+    moves(bench)
+    assert bench.result("b", 8, 1)[:2] == ["merge 8 of a by b", "withdraw 8.0 from a"]
+    before = bench.scheduler.running
+    assert dropped(bench, "a", 8) == []
+    assert dropped(bench, "a", 8) == []
+    assert bench.scheduler.running == before
+
+
+@pytest.mark.parametrize("first", ["failed", "dropped"])
+def test_what_goes_wrong_there_waits_for_the_word_of_the_node_that_had_it(first: str) -> None:
+    """That one may have begun it, and its result would count."""
+    bench = one_has_all()
+    bench.join("b")
+    moves(bench)
+    if first == "failed":
+        assert bench.failure("b", 8, 1)[0] == "retry 8 by b: oops"
+        assert bench.tasks[8].running == key("a")
+        assert dropped(bench, "a", 8)[:1] == ["send 8.2 to a"]
+    else:
+        dropped(bench, "a", 8)
+        assert bench.failure("b", 8, 1)[:2] == ["retry 8 by b: oops", "send 8.2 to a"]
+    assert bench.tasks[8].failures == 1
+
+
+def test_a_node_that_is_ended_for_what_it_has_just_begun_costs_no_task_anything() -> None:
+    bench = one_has_all()
+    bench.join("b", peer=1)
+    bench.scheduler.nodes[key("b")].depth = 9
+    moves(bench)
+    for task in (1, 2, 3, 4):
+        bench.result("a", task, seconds=FAST)
+    assert opened(bench, "a") == [5, 6, 7, 8]
+    bench.lose("a", Loss.LEFT)
+    for task in (5, 6, 7, 8):
+        bench.result("b", task, 1, seconds=FAST)
+        assert (bench.tasks[task].failures, bench.tasks[task].losses) == (0, 0)
+    assert bench.scheduler.complete
+
+
+def test_what_was_moved_is_on_no_third_node() -> None:
+    """However long both take, and though tasks that take long get a second node otherwise."""
+    bench = one_has_all(tasks=2, policy=Policy(speculate=True))
+    bench.join("b")
+    assert moves(bench) == ["send 2.1 to b", "withdraw 2.0 from a"]
+    bench.join("c", peer=1)
+    assert moves(bench, 100.0) == ["send 1.1 to c"]
+    assert moves(bench, 100.0) == []
+
+
+def test_it_gets_a_second_node_when_it_takes_long_where_it_is() -> None:
+    bench = one_has_all(tasks=2, policy=Policy(speculate=True))
+    bench.join("b")
+    moves(bench)
+    dropped(bench, "a", 2)
+    bench.result("a", 1, seconds=FAST)
+    assert moves(bench, 100.0) == ["send 2.2 to a"]
+
+
+def test_what_must_be_merged_in_order_is_shared_too() -> None:
+    bench = one_has_all(policy=Policy(ordered=True))
+    bench.join("b")
+    bench.scheduler.nodes[key("b")].depth = 9
+    moves(bench)
+    for task in (5, 6, 7, 8):
+        dropped(bench, "a", task)
+        assert bench.result("b", task, 1, seconds=FAST)[:1] != [f"merge {task} of a by b"]
+    merged = []
+    for task in (1, 2, 3, 4):
+        merged += bench.result("a", task, seconds=FAST)
+    assert [step for step in merged if step.startswith("merge")] == [
+        *(f"merge {task} of a by a" for task in (1, 2, 3, 4)),
+        *(f"merge {task} of a by b" for task in (5, 6, 7, 8)),
+    ]
+
+
+def test_who_returns_with_much_shares_it_too() -> None:
+    bench = one_has_all(tasks=4)
+    bench.lose("a")
+    bench.come_back("a", *(holding(task, task) for task in (1, 2, 3, 4)))
+    assert opened(bench, "a") == [1, 2, 3, 4]
+    bench.join("b")
+    assert moves(bench) == ["send 4.1 to b", "withdraw 4.0 from a"]
+
+
+def test_nothing_is_moved_when_nobody_is_idle() -> None:
+    bench = one_has_all()
+    assert moves(bench, 100.0) == []
+    assert bench.scheduler.deadline is None
+
+
 def test_with_strict_alternation_there_is_nothing_to_share() -> None:
+    """Not even if a node has come back with two tasks, one of them finished."""
     bench = Bench("xyz", Policy(by_node=True))
-    bench.join("ab")
-    assert bench.scheduler._sharing.look_at is None
+    bench.join("ab", peer=1)
+    bench.lose("ab")
+    bench.come_back("a", holding(0, "x", finished=True), holding(1, "y"))
+    assert opened(bench, "a") == [0, 1]
+    bench.data.clear()
+    bench.join("c")
+    assert moves(bench, 100.0) == ["ask c"]
+    assert opened(bench, "c") == []
 
 
 def test_new_data_goes_before() -> None:

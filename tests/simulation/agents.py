@@ -344,8 +344,8 @@ class Machine:
         self.alive = False
         self.trouble()
         self.world.tell(f"{self.name}: ends")
-        for worker in self.workers:
-            worker.die("its machine or agent has gone")
+        for one in self.workers:
+            one.die("its machine or agent has gone")
 
     # ---- turns
 
