@@ -41,8 +41,8 @@ class Suspects(Generic[T]):
 
     @property
     def exist(self) -> bool:
-        """Whether anything went wrong on an agent since its last result."""
-        return bool(self._records)
+        """Whether anything went wrong on an agent since its last result, or one is set aside."""
+        return bool(self._records or self.aside)
 
     @property
     def deadline(self) -> float | None:

@@ -284,6 +284,64 @@ def test_should_the_worker_have_begun_it_just_then_its_answer_is_not_passed_on()
     assert steps(crew) == [ToWorker(A, TASK._replace(attempt=Attempt(2)))]
 
 
+def test_also_not_that_it_failed() -> None:
+    crew = with_one_cancelled()
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    steps(crew)
+    crew.worker_message(A, FAILURE)
+    assert steps(crew) == []
+    with pytest.raises(MessageError, match="not asked"):
+        crew.worker_message(A, FAILURE)
+
+
+def test_the_others_are_passed_on_in_their_order() -> None:
+    crew = at_work()
+    crew.message(Tasks(A, [(TaskId(task), Attempt(0), (b"data",)) for task in range(5)]))
+    for task in (1, 3):
+        crew.message(Cancel(A, TaskId(task), Attempt(0)))
+    steps(crew)
+    answers = [(TaskId(task), Attempt(0), 0.5, (b"result",)) for task in (0, 1, 2, 4)]
+    crew.worker_message(A, Results(A, answers))
+    assert steps(crew) == [ToServer(Result(A, *answers[n])) for n in (0, 2, 3)]
+    assert not crew.workers[A].open
+    crew.worker_message(A, Dropped(A, TaskId(3), Attempt(0)))
+    assert steps(crew) == []
+
+
+def test_what_is_cancelled_twice_is_dropped_once() -> None:
+    crew = with_one_cancelled()
+    crew.message(CANCEL)
+    assert steps(crew) == []
+
+
+def test_a_worker_does_not_drop_what_was_not_cancelled() -> None:
+    crew = at_work()
+    crew.message(TASK)
+    steps(crew)
+    with pytest.raises(MessageError, match="may not send Dropped"):
+        crew.worker_message(A, DROPPED)
+
+
+def test_a_worker_that_has_only_what_was_cancelled_dies_idle() -> None:
+    """The server has given that to another node: no task of this one is charged."""
+    crew = with_one_cancelled()
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    steps(crew)
+    crew.worker_gone(A, "signal 9")
+    assert steps(crew)[:2] == [
+        WorkerDied(A, "signal 9", busy=False),
+        ToServer(NodeGone(A, True, False, "signal 9", "")),
+    ]
+
+
+def test_without_a_server_the_rest_of_a_run_with_cancelled_tasks_is_kept() -> None:
+    crew = with_one_cancelled()
+    crew.lost_server("a reset")
+    both = [(TaskId(2), Attempt(1), 0.5, (b"2",)), (TaskId(3), Attempt(1), 0.5, (b"3",))]
+    crew.worker_message(A, Results(A, both))
+    assert list(crew.workers[A].answered) == [(2, 1)]
+
+
 def test_a_worker_is_not_ended_for_what_will_not_take_long() -> None:
     crew = at_work()
     crew.message(FIRST)
@@ -599,6 +657,18 @@ def test_the_time_of_a_task_begins_when_the_one_before_it_is_answered() -> None:
     assert crew.deadline == 155.0
     crew.worker_message(A, RESULT._replace(task=TaskId(4)), now=126.0)
     assert crew.deadline is None
+
+
+def test_also_in_a_run() -> None:
+    crew = impatient()
+    crew.message(MANY, now=100.0)
+    assert crew.deadline == 130.0
+    crew.worker_message(A, Results(A, ANSWERS[:2]), now=125.0)
+    assert crew.deadline == 155.0
+    crew.message(MANY._replace(run=[(TaskId(9), Attempt(0), (b"data",))]), now=150.0)
+    assert crew.deadline == 155.0
+    crew.worker_message(A, Results(A, ANSWERS[2:]), now=151.0)
+    assert crew.deadline == 181.0
 
 
 def test_a_worker_that_is_answering_is_not_ended() -> None:

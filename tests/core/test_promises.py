@@ -1,8 +1,9 @@
 """What the scheduler promises for any order of events: nothing lost, no merge twice, no standstill.
 
 Hypothesis lets nodes join, leave, die, fall silent and return with what they hold, begins with tasks
-of a server that went, lets nodes answer rightly, wrongly, late and twice, lets time pass, and does
-now few and now many of the steps that the scheduler wants done.
+of a server that went, lets nodes answer rightly, wrongly, late and twice, one by one and in runs, give
+back at once, later or never what is taken from them, lets time pass, and does now few and now many of
+the steps that the scheduler wants done.
 ``World`` keeps its own books of what must be true.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import islice
 from typing import TypeVar
 
 from bench import payload_of
@@ -31,6 +34,7 @@ from parasnake.core.tasks import (
     Holding,
     Loss,
     Merge,
+    Node,
     OpenTask,
     Policy,
     Reclaimed,
@@ -74,6 +78,15 @@ def choose(which: int, among: list[T]) -> list[T]:
     return [among[which % len(among)]] if among else []
 
 
+class Obedience(Enum):
+    """What agents do about what is taken from their nodes."""
+
+    AT_ONCE = auto()
+    LATER = auto()
+    """When they look: until then a node may begin it, and answer."""
+    NEVER = auto()
+
+
 @dataclass
 class Computer:
     """A node as it is in truth: it computes what it got in the order in which it got it."""
@@ -84,6 +97,8 @@ class Computer:
     """How many of these it has finished while it was away."""
     unwanted: set[TaskId] = field(default_factory=set)
     """What it computes though it has been told that nobody wants it."""
+    told: set[TaskId] = field(default_factory=set)
+    """What it shall not begin, as its agent has not seen yet."""
 
 
 class World(RuleBasedStateMachine):
@@ -91,12 +106,15 @@ class World(RuleBasedStateMachine):
 
     @initialize(
         policy=policies,
-        data=st.lists(st.integers(0, 5), min_size=3, max_size=15),
+        data=st.lists(st.integers(0, 5), min_size=4, max_size=15),
         peers=st.lists(st.sampled_from(PEERS), min_size=1, max_size=4),
         generator=st.booleans(),
         forgetful=st.booleans(),
         restored=st.integers(0, 3),
-        obedient=st.booleans(),
+        together=st.booleans(),
+        head_start=st.booleans(),
+        obedience=st.sampled_from(Obedience),
+        replaces=st.booleans(),
     )
     def begin(
         self,
@@ -107,9 +125,13 @@ class World(RuleBasedStateMachine):
         generator: bool,
         forgetful: bool,
         restored: int,
-        obedient: bool,
+        together: bool,
+        head_start: bool,
+        obedience: Obedience,
+        replaces: bool,
     ) -> None:
-        self.obedient = obedient
+        self.obedience = obedience
+        self.replaces = replaces  # agents end a worker for what it computes, and start another one
         self.policy = policy
         self.scheduler = Scheduler(policy)
         if policy.user_reassigns and forgetful:
@@ -136,18 +158,27 @@ class World(RuleBasedStateMachine):
         self.nothing_at = -1  # how many changes there had been when new_data had nothing
         restored = min(restored, len(self.data))
         if restored:
-            self.restore([TaskId(task) for task in range(restored)])
-        for peer in peers:
+            self.restore([TaskId(task) for task in range(restored)], together=together)
+        self.join(peers[0])
+        if head_start:  # it has all that there is before the others come
+            self.work()
+            self.result(0, 0.0)
+            self.work()
+            self.time_passes(0.01)
+        for peer in peers[1:]:
             self.join(peer)
 
-    def restore(self, tasks: list[TaskId]) -> None:
-        """The server has come back, and its nodes have not yet."""
+    def restore(self, tasks: list[TaskId], *, together: bool) -> None:
+        """The server has come back, and its nodes have not yet; perhaps one of them has it all."""
         open_tasks = []
         for task in tasks:
             key, number = self.new_key(), self.data.popleft()
             payload = payload_of(number)
             open_tasks.append(OpenTask(task, key, payload, sum(map(len, payload)), number))
-            self.away[key] = Computer(PEERS[0], {task: Attempt(0)})
+            if together and self.away:
+                next(iter(self.away.values())).queue[task] = Attempt(0)
+            else:
+                self.away[key] = Computer(PEERS[0], {task: Attempt(0)})
             self.of_task[task] = number
             if self.policy.by_node:
                 self.works_on[key] = number
@@ -178,15 +209,30 @@ class World(RuleBasedStateMachine):
 
     def answer_rightly(self, key: NodeKey, seconds: float) -> None:
         task, attempt = next(iter(self.computers[key].queue.items()))
-        del self.computers[key].queue[task]
         wanted = self.is_wanted(key, task)
         assert self.scheduler.result(key, task, attempt, seconds, (b"result",)) == wanted
         if wanted:
             self.pending.add(task)
 
+    @rule(which=choices, count=st.integers(2, 6), seconds=st.sampled_from([0.0, 0.001, 0.03]))
+    def results(self, which: int, count: int, seconds: float) -> None:
+        """Several in one message: they count as they would one by one."""
+        for key in choose(which, self.busy()):
+            run = list(islice(self.computers[key].queue.items(), count))
+            wanted = {task for task, _ in run if self.is_wanted(key, task)}
+            self.pending |= wanted
+            size = sum(len(b"".join(payload_of(self.of_task[task]))) for task in wanted)
+            answers = [(task, attempt, seconds, (b"result",)) for task, attempt in run]
+            assert self.scheduler.results(key, answers) == (
+                len(wanted),
+                size + len(wanted) * len(b"result"),
+            )
+
     def is_wanted(self, key: NodeKey, task: TaskId) -> bool:
-        """Whether the next answer of a node to this task will count."""
+        """Whether the answer of a node to this task, which comes now, will count."""
         computer = self.computers[key]
+        del computer.queue[task]
+        computer.told.discard(task)
         computer.finished = max(0, computer.finished - 1)
         if task in computer.unwanted:
             computer.unwanted.remove(task)
@@ -197,7 +243,6 @@ class World(RuleBasedStateMachine):
     def failure(self, which: int, final: bool) -> None:
         for key in choose(which, self.busy()):
             task, attempt = next(iter(self.computers[key].queue.items()))
-            del self.computers[key].queue[task]
             counts = self.is_wanted(key, task)
             assert self.scheduler.failure(key, task, attempt, "oops", "", final=final) == counts
             self.pending |= {task} & self.steps_for(Fail)
@@ -257,6 +302,7 @@ class World(RuleBasedStateMachine):
             computer = self.computers[key]
             self.lose(key, Loss.LOST)
             computer.unwanted.clear()
+            computer.told.clear()
             computer.finished = min(computer.finished + finishes, len(computer.queue))
             self.away[key] = computer
 
@@ -312,14 +358,20 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def work(self) -> None:
+        self.do_all()
+        self.scheduler.tick(self.now)
+        self.do_all()
+        self.nobody_waits_in_vain()
+        deadline = self.scheduler.deadline
+        assert deadline is None or deadline > self.now, "it would be woken up for nothing"
+
+    def do_all(self) -> None:
         for _ in range(10_000):
             step = self.scheduler.next_step()
             if step is None:
-                break
+                return
             self.perform(step)
-        else:
-            raise AssertionError("it never comes to rest")
-        self.nobody_waits_in_vain()
+        raise AssertionError("it never comes to rest")
 
     @rule()
     def work_and_reclaim(self) -> None:
@@ -355,20 +407,31 @@ class World(RuleBasedStateMachine):
                 pass
 
     def withdraw(self, key: NodeKey, task: TaskId, attempt: Attempt) -> None:
-        """What a node has not begun some agents take from it; some end it and replace it if it has."""
+        """Nobody wants this of that node, or another one has it as well."""
         assert not self.policy.by_node
+        assert self.computers[key].queue[task] == attempt
+        assert task in self.over() or self.scheduler._tasks[task].also
+        self.computers[key].told.add(task)
+        if self.obedience is Obedience.AT_ONCE:
+            self.look(key)
+
+    @rule(which=choices)
+    def an_agent_looks(self, which: int) -> None:
+        for key in choose(which, [key for key, computer in self.computers.items() if computer.told]):
+            if self.obedience is Obedience.LATER:
+                self.look(key)
+
+    def look(self, key: NodeKey) -> None:
+        """What a node has not begun is taken from it; if it has, it goes on, or another one is started."""
         computer = self.computers[key]
-        assert computer.queue[task] == attempt
-        over = task in self.over()
-        assert over or self.scheduler._tasks[task].also, "another node has it"
-        if not self.obedient:
-            return
-        if next(iter(computer.queue)) != task:
-            del computer.queue[task]
-            self.scheduler.dropped(key, task, attempt)
-        elif over:
+        first, *behind = computer.queue
+        for task in behind:
+            if task in computer.told:
+                self.scheduler.dropped(key, task, computer.queue.pop(task))
+        if self.replaces and first in computer.told:
             self.lose(key, Loss.LEFT)
             self.join(computer.peer)
+        computer.told.clear()
 
     def new_data(self, node: NodeKey) -> bool:
         """Give something to this node; false if there was nothing."""
@@ -479,6 +542,8 @@ class World(RuleBasedStateMachine):
         for node in scheduler.nodes.values():
             if node.open or node.unwanted:
                 continue
+            if self.could_get_something(node) and node.peer not in scheduler._suspects.aside:
+                assert scheduler._sharing.look_at is not None, "others have more than they compute"
             if node.peer in scheduler._suspects.aside:
                 assert scheduler.deadline is not None, "it will come back"
                 assert {other.peer for other in scheduler.nodes.values()} - {node.peer}
@@ -501,6 +566,21 @@ class World(RuleBasedStateMachine):
                 continue
             assert self.nothing_at == self.changes, "it was asked since the last change"
             assert scheduler.deadline is not None, "it will be asked again"
+
+    def could_get_something(self, idle: Node) -> bool:
+        """Whether another node has what it has not begun, nobody else has, and this one may compute.
+
+        It may have been asked for some of that already, for a third one that is gone: it will answer.
+        """
+        if self.policy.by_node:
+            return False
+        waiting = [
+            self.scheduler._tasks.get(task_id)
+            for node in self.scheduler.nodes.values()
+            for task_id in islice(node.open, 0 if node.unwanted else 1, None)
+            if task_id not in node.leaving
+        ]
+        return any(task and not task.also and idle.key not in task.tried for task in waiting)
 
     # ---- the end
 

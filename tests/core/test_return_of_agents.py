@@ -138,6 +138,75 @@ def test_each_of_many_small_results_is_reported_until_it_is_safe() -> None:
     assert crew_steps(crew) == [ToServer(Result(A, *answers[2]))]
 
 
+THREE = [(TaskId(task), Attempt(0), 0.5, (b"result",)) for task in range(3)]
+
+
+def with_three_in_one_message() -> Crew:
+    crew = at_work()
+    crew.message(Tasks(A, [(task, attempt, (b"data",)) for task, attempt, *_ in THREE]))
+    crew.worker_message(A, Results(A, THREE))
+    crew_steps(crew)
+    return crew
+
+
+def held_of_three(*tasks: int) -> list[Message]:
+    return [Held(A, TaskId(task), Attempt(0), digest_of((b"data",)), True) for task in tasks]
+
+
+def test_a_message_of_which_some_results_are_safe_is_reported_as_a_whole() -> None:
+    """The server forgets what it has merged, and says so."""
+    crew = with_three_in_one_message()
+    crew.message(Taken(2))
+    away(crew)
+    assert back(crew) == [*held_of_three(0, 1, 2), Ready(A)]
+    for task in (0, 1):
+        crew.message(Cancel(A, TaskId(task), Attempt(0)))
+    crew.message(Want(A, TaskId(2), Attempt(0)))
+    assert crew_steps(crew) == [ToServer(Result(A, *THREE[2]))]
+    away(crew)
+    assert back(crew) == [*held_of_three(2), Ready(A)]
+
+
+def test_when_all_of_it_is_safe_it_is_forgotten() -> None:
+    crew = with_three_in_one_message()
+    crew.message(Taken(2))
+    crew.message(Taken(3))
+    with pytest.raises(MessageError, match="Taken of more answers"):
+        crew.message(Taken(4))
+    away(crew)
+    assert back(crew) == [Ready(A)]
+
+
+def test_each_is_sent_once_however_often_it_is_wanted() -> None:
+    crew = with_three_in_one_message()
+    away(crew)
+    back(crew)
+    for _ in range(2):
+        crew.message(Want(A, TaskId(1), Attempt(0)))
+    assert crew_steps(crew) == [ToServer(Result(A, *THREE[1]))]
+    crew.message(Taken(1))
+    away(crew)
+    assert back(crew) == [*held_of_three(0, 2), Ready(A)]
+
+
+def test_what_a_dead_worker_had_sent_in_runs_is_not_reported() -> None:
+    crew = with_three_in_one_message()
+    crew.worker_gone(A, "signal 9")
+    crew_steps(crew)
+    away(crew)
+    assert back(crew) == []
+
+
+def test_what_was_taken_from_a_node_is_not_its_own_any_more() -> None:
+    crew = at_work()
+    tasks = [TASK._replace(task=TaskId(task)) for task in range(3)]
+    for task in tasks:
+        crew.message(task)
+    crew.message(Cancel(A, TaskId(1), TASK.attempt))
+    away_with_steps(crew)
+    assert back(crew) == [held(False, tasks[0]), held(False, tasks[2]), Ready(A)]
+
+
 def test_the_results_of_a_worker_that_died_are_not_reported() -> None:
     crew = at_work()
     crew.message(TASK)

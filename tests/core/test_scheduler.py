@@ -501,6 +501,15 @@ def test_should_all_others_go_whoever_is_set_aside_is_needed() -> None:
     assert bench.lose("b", Loss.LEFT) == ["send 0.2 to a"]
 
 
+def test_also_if_it_has_had_a_result_since() -> None:
+    """Of another of its nodes, which was at work already."""
+    bench = with_bad_agent()
+    bench.join("c")
+    bench.failure("a", 2)
+    assert bench.result("c", 3)[0] == "merge 3 of c by c"
+    assert bench.lose("b", Loss.LEFT)[0] == "send 0.2 to c"
+
+
 def test_an_agent_that_is_alone_is_not_set_aside() -> None:
     bench = with_bad_agent()
     bench.lose("b", Loss.LEFT)

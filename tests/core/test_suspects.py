@@ -60,6 +60,16 @@ def test_a_result_clears_an_agent() -> None:
     assert not suspects.failed(OTHER, TaskId(5), "task 5", 9, 0.0)
 
 
+def test_but_it_stays_aside_until_its_time_is_over() -> None:
+    suspects = begun()
+    fail(suspects, 1, 2, 3, 4)
+    suspects.succeeded(BAD)
+    assert BAD in suspects.aside
+    assert suspects.exist
+    suspects.tick(FIRST_REST_S)
+    assert not suspects.exist
+
+
 def test_the_time_doubles_up_to_a_limit() -> None:
     suspects: Suspects[str] = Suspects()
     rests = []
