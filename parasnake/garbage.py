@@ -12,22 +12,19 @@ THRESHOLD = 10_000
 
 @contextlib.contextmanager
 def seldom_searched() -> Iterator[None]:
-    """Have Python look less often, and not among what is there already; in the end as before.
+    """Have Python look less often, and in the end as before.
 
     Tasks under way are many objects and no garbage: a tenth of a server's time would go into
-    looking through them. Who has set larger thresholds or looks by himself is left alone, and what
-    is frozen stays so.
+    looking through them. Who has set larger thresholds or looks by himself is left alone. (Freezing
+    what is there already would help too, but whatever is unfreezed counts as old: the garbage of
+    many short runs would not be found for long.)
     """
-    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    before = gc.get_threshold()
     if not gc.isenabled() or not 0 < before[0] < THRESHOLD:
         yield
         return
     gc.set_threshold(THRESHOLD, *before[1:])
-    if not frozen:
-        gc.freeze()
     try:
         yield
     finally:
-        if not frozen:
-            gc.unfreeze()
         gc.set_threshold(*before)

@@ -308,7 +308,10 @@ class TestRuns:
         def broken(n: int) -> NoReturn:
             raise ImportError("a broken installation")
 
-        server, out = app_with(square), set[int]()
+        def busy(n: int) -> int:  # or there would be millions before the broken one is there
+            return n * n + 0 * sum(range(100_000))
+
+        server, out = app_with(busy), set[int]()
 
         @server.new_data
         def data() -> int | None:
@@ -324,7 +327,7 @@ class TestRuns:
         with ThreadPoolExecutor(3) as pool:
             done = pool.submit(server.run, True, port=0, bind="127.0.0.1", secret_key=KEY)
             settings["port"] = wait_until(lambda: server.status and server.status.port)
-            pool.submit(app_with(square).run, **settings)
+            pool.submit(app_with(busy).run, **settings)
             wait_until(lambda: merged)  # alone, the broken one would fail the first task for good
             pool.submit(app_with(broken).run, **settings)
             done.result(60)

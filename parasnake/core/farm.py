@@ -269,6 +269,8 @@ class Farm:
         if isinstance(message, Results):
             self._results(peer, message.node, message.run)
         elif isinstance(message, Result):
+            if not message.payload:
+                raise MessageError("a Result without a payload")
             self._results(peer, message.node, [message[1:]])
         else:
             self._other(peer, message)
@@ -280,8 +282,6 @@ class Farm:
         answers: Sequence[tuple[TaskId, Attempt, float, Parts]],
     ) -> None:
         self._own(peer, node)
-        if not all(payload and len(payload[0]) for *_, payload in answers):
-            raise MessageError("a result without a payload")
         _, size = self.scheduler.results(node, answers)
         self._answered(peer, len(answers), size)
 

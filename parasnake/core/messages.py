@@ -381,7 +381,7 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
         head = layout.head.pack(layout.kind, layout.struct.size + len(part), *fixed)
         return [head + part] if len(part) <= JOIN_LIMIT else [head, part]
     if layout.run is not None:
-        run = _join_run(message[-1], layout.run)
+        run = _join_run(message[-1], layout)
         return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
     payload: Parts = message[-1] if layout.payload else ()
@@ -392,9 +392,13 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     return [head, *payload]
 
 
-def _join_run(items: Sequence[tuple[Any, ...]], fields: Struct) -> bytes:
-    pack = fields.pack
-    table = [pack(*numbers, len(payload)) for *numbers, (payload,) in items]
+def _join_run(items: Sequence[tuple[Any, ...]], layout: Layout) -> bytes:
+    assert layout.run is not None
+    pack = layout.run.pack
+    if layout.run_has_times:
+        table = [pack(task, attempt, s, len(data[0])) for task, attempt, s, data in items]
+    else:
+        table = [pack(task, attempt, len(data[0])) for task, attempt, data in items]
     return b"".join([_COUNT.pack(len(items)), *table, *[item[-1][0] for item in items]])
 
 
@@ -408,14 +412,21 @@ def _split_run(kind: type[Any], data: bytes, layout: Layout) -> list[tuple[Any, 
     end = _COUNT.size + count * fields.size
     if end > len(data):
         raise MessageError(f"a {kind.__name__} message ends inside its run")
+    rows = fields.iter_unpack(data[_COUNT.size : end])
     items: list[tuple[Any, ...]] = []
-    for *numbers, length in fields.iter_unpack(data[_COUNT.size : end]):
-        start, end = end, end + length
-        items.append((*numbers, (data[start:end],)))
+    # What is taken apart by name costs half of what a starred rest costs, and this is done most often.
+    if layout.run_has_times:
+        for task, attempt, seconds, length in rows:
+            if not 0 <= seconds < math.inf:
+                raise MessageError(f"a {kind.__name__} message has a time that cannot be")
+            start, end = end, end + length
+            items.append((task, attempt, seconds, (data[start:end],)))
+    else:
+        for task, attempt, length in rows:
+            start, end = end, end + length
+            items.append((task, attempt, (data[start:end],)))
     if end != len(data):
         raise MessageError(f"the payloads of a {kind.__name__} message are not as long as it says")
-    if layout.run_has_times and not all(0 <= item[-2] < math.inf for item in items):
-        raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     return items
 
 

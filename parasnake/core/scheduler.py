@@ -304,7 +304,7 @@ class Scheduler:
 
     def _requeue(self, node: Node, loss: Loss, reason: str, remote: str) -> None:
         again: list[OpenTask] = []
-        first = next((task_id for task_id in node.open if task_id not in node.leaving), None)
+        first = self._begun(node, loss)
         for task_id in node.open:
             task = self._tasks.get(task_id)
             if task is None:
@@ -319,6 +319,16 @@ class Scheduler:
                 if task_id == first and loss in (Loss.DIED, Loss.LOST):
                     self._steps.append(Retry(task, node.key, reason, ""))
         self._put_back(again, first=True)
+
+    @staticmethod
+    def _begun(node: Node, loss: Loss) -> TaskId | None:
+        """The task that a node was computing, as far as that can be known.
+
+        An agent that tells of a death has said before what had been dropped there.
+        """
+        if loss is Loss.DIED:
+            return next(iter(node.open), None)
+        return next((task_id for task_id in node.open if task_id not in node.leaving), None)
 
     def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
         if (node.key if loss is Loss.DIED else node.peer) in self._spared:

@@ -47,7 +47,7 @@ class Sharing:
             self.look_at, self._is_put_off = 0.0, False
 
     def put_off(self, rich: list[Node], now: float) -> None:
-        """What these have cannot be given away: look ever more seldom, or when one falls silent."""
+        """What these have cannot be given away: look again ever more seldom, or at who falls silent."""
         silent = min(now - node.begun_at for node in rich)
         times = [now + max(WORTH_S, silent / 2), *map(_silent_from, self._deep.values())]
         self.look_at, self._is_put_off = min(time for time in times if time > now), True

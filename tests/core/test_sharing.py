@@ -131,13 +131,26 @@ def test_nothing_is_lost_with_the_node_that_had_it() -> None:
     assert bench.scheduler.complete
 
 
-def test_what_was_taken_from_a_node_is_not_charged_with_its_death() -> None:
+def charges_when_its_node_is_gone(loss: Loss, *, is_dropped: bool) -> tuple[int, int]:
     bench = one_has_all(tasks=2)
     bench.join("b", peer=1)
     moves(bench)
     bench.result("a", 1)
-    bench.lose("a", Loss.DIED)
-    assert bench.tasks[2].failures == 0
+    if is_dropped:
+        dropped(bench, "a", 2)
+    bench.lose("a", loss)
+    return bench.tasks[2].failures, bench.tasks[2].losses
+
+
+def test_what_was_taken_from_a_node_is_not_charged_with_its_end() -> None:
+    assert charges_when_its_node_is_gone(Loss.DIED, is_dropped=True) == (0, 0)
+    assert charges_when_its_node_is_gone(Loss.LOST, is_dropped=True) == (0, 0)
+    assert charges_when_its_node_is_gone(Loss.LOST, is_dropped=False) == (0, 0)
+
+
+def test_what_a_node_had_begun_when_it_was_to_be_taken_is_charged_with_its_death() -> None:
+    """Or else the agent would have said that it was dropped, before it told of the death."""
+    assert charges_when_its_node_is_gone(Loss.DIED, is_dropped=False) == (1, 0)
 
 
 def test_a_plan_that_was_overtaken_is_dropped() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parasnake import agent as shell
-from parasnake import payload, worker
+from parasnake import payload
+from parasnake import worker as worker_shell
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
@@ -25,8 +26,6 @@ from .world import Violation, World
 
 KEY = b"the secret key of all these tests"[:32]
 BOOT_S = (0.01, 3.0)
-CHANNEL_BYTES = 1 << 30
-"""A worker does not wait until its agent has read what it says."""
 
 
 @dataclass
@@ -68,7 +67,7 @@ class VirtualWorker:
         self.node = node
         self.death: str | None = None
         self._machine = machine
-        wire = Wire(machine.world, latency=0.0, window=CHANNEL_BYTES)
+        wire = Wire(machine.world, is_pair=True)
         channel: Any = wire.agent  # it does what a socket does
         self.channel = channel
         self._end = wire.server
@@ -109,7 +108,7 @@ class VirtualWorker:
         if self.death is None:
             self.death = how
             self._machine.world.tell(f"{self._machine.name}: worker {self.node.hex()[:6]}: {how}")
-            self._machine.books.worker_died(self.node)
+            self._machine.books.worker_died(self.node, self.computing)
             self._end.close()
 
     def notify(self, _: End | None = None) -> None:
@@ -179,7 +178,7 @@ class VirtualWorker:
             index, self.computing = self.computing, None
             assert index is not None
             self._machine.computed(self.node, answer, index)
-        self._alive(lambda: worker._send(WorkerEnd(self._end), answer))
+        self._alive(lambda: worker_shell._send(WorkerEnd(self._end), answer))
         if self.death is None:
             self._alive(self._worker._look)
         self._busy = False
@@ -220,7 +219,8 @@ class Call:
 class Machine:
     """A machine with one agent on it, from its start to its end.
 
-    Its turns are what ``Agent._serve`` and what follows do, cut where those wait.
+    Its turns are what ``Agent._serve`` and what follows do, cut where those wait. Each takes some
+    time, in which answers gather.
     """
 
     def __init__(
@@ -241,11 +241,13 @@ class Machine:
         self.size = workers
         self.replaces = True
         self.slowness = world.random.choice([0.5, 1.0, 1.0, 2.0, 10.0])
+        self.turn_s = world.random.choice([0.0, 0.0, 0.0003, 0.003])
         self.wire: Wire | None = None
         self.offline = False
         self.workers: list[VirtualWorker] = []
         self.alive = True
         self.frozen_until = 0.0
+        self._busy_until = 0.0
         self._leaving_until: float | None = None
         self._listened_at = world.now
         self._planned: float | None = None
@@ -342,8 +344,8 @@ class Machine:
         self.alive = False
         self.trouble()
         self.world.tell(f"{self.name}: ends")
-        for worker in self.workers:
-            worker.die("its machine or agent has gone")
+        for one in self.workers:
+            one.die("its machine or agent has gone")
 
     # ---- turns
 
@@ -354,7 +356,7 @@ class Machine:
             due = min(due, self._leaving_until) if due is not None else self._leaving_until
         if due is None or not self.alive:
             return
-        due = max(due, self.frozen_until, self.world.now)
+        due = max(due, self.frozen_until, self._busy_until, self.world.now)
         if self._planned is None or due < self._planned:
             self._planned = due
             self._plans += 1
@@ -366,6 +368,7 @@ class Machine:
             return
         self._planned = None
         if self.world.now >= self.frozen_until:
+            self._busy_until = self.world.now + self.turn_s
             if self._leaving_until is None:
                 self._serve()
             else:

@@ -20,8 +20,8 @@ LOOK_S = 10.0
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status: 1 if a promise was broken."""
     options = parser().parse_args(arguments)
-    if options.planted:
-        return _planted()
+    if options.planted is not None:
+        return _planted([options.planted] if options.planted else list(BUGS))
     if options.seed is not None:
         return _one(options.seed, trace=options.trace)
     return _many(range(options.first, options.first + options.seeds), options.jobs)
@@ -41,8 +41,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trace", action="store_true", help="with --seed: print what happens")
     made.add_argument(
         "--planted",
-        action="store_true",
-        help="plant bugs, one after another, and say how many seeds it takes to find each",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="plant bugs, one after another (or this one), and say how many seeds it takes to find it",
     )
     return made
 
@@ -95,9 +97,9 @@ def _verdicts(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
         yield from pool.imap_unordered(run, seeds, chunksize=20)
 
 
-def _planted() -> int:
+def _planted(names: list[str]) -> int:
     missed = 0
-    for name in BUGS:
+    for name in names:
         found = seeds_needed(name, PLANTED_SEEDS)
         if found is None:
             missed += 1

@@ -112,7 +112,7 @@ class History:
         while self._serve() is not End.DONE:
             world.pass_time(random.choice(RESTART_S))
         self._check_result()
-        if self.plan.journal and world.chance(0.2):
+        if self.plan.journal and not scene.loses_journal and world.chance(0.2):
             world.tell("once more, with a journal of a job that is done")
             if self._serve() is not End.DONE:
                 raise Violation("a job that is done is done", "it was served again")

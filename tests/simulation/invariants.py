@@ -40,7 +40,7 @@ from .world import Violation, World
 Answered = tuple[NodeKey, TaskId, Attempt]
 
 SOON_S = 0.5
-"""What happens at once has happened after this time and what the network takes, whatever comes between."""
+"""What happens at once has happened after this time and that of the network, whatever comes between."""
 MANY_TASKS = 100
 """With more than this open, not all is looked at after each step."""
 MAX_IN_VAIN = 100
@@ -88,13 +88,14 @@ class Books:
         if isinstance(answer, Failure):
             self.truth.failures[index] += 1
 
-    def worker_died(self, node: NodeKey) -> None:
-        """What it had, or was to get, may be charged with that."""
+    def worker_died(self, node: NodeKey, computing: int | None) -> None:
+        """What it was computing may be charged with that, or else what it was to get."""
         self._dead.add(node)
         for index, nodes in self._sent.items():
             if node in nodes:
                 nodes.discard(node)
-                self.truth.failures[index] += 1
+                if computing in (None, index):
+                    self.truth.failures[index] += 1
 
     def told_agent(self, agent: Agent, message: Message) -> None:
         """An agent is about to take in a message of the server's."""
@@ -226,7 +227,8 @@ class Watch:
         if isinstance(step, Send) and isinstance(step.message, Taken):
             self._check_taken(step.peer, step.message.answers)
         elif isinstance(step, Send) and isinstance(step.message, Cancel):
-            self._withdrawn.add(tuple(step.message))
+            cancel = step.message
+            self._withdrawn.add((cancel.node, cancel.task, cancel.attempt))
         elif isinstance(step, Fail):
             self._check_failed(step.task)
         elif isinstance(step, Retry) and id(step) in self._charges:
@@ -277,7 +279,7 @@ class Watch:
                 raise Violation("a task is on one node", f"{task.id} is computed and moved")
         elif task.id not in self._adopted:
             waited = self.books.world.now - self._silent_since.get(other.key, 0.0)
-            if not self.books.plan.speculate or waited < PATIENCE_S:
+            if not self.books.plan.speculate or waited < PATIENCE_S - WORTH_S:
                 raise Violation("a task is on one node", f"{task.id} after {waited:.3f} s on two")
             self.books.counts["copied"] += 1
 
@@ -567,8 +569,11 @@ class Watch:
                 if self._could_give(other, node):
                     pair = node.key, other.key
                     since = found[pair] = self._starving.get(pair, now)
-                    if now - max(since, self._silent_since.get(other.key, 0.0)) > _long(other):
-                        text = f"{other} has something for {node} since {since:.4f}; {scheduler._sharing.look_at}"
+                    silent_since = self._silent_since.get(other.key, 0.0)
+                    # What could not be given away is looked at ever more seldom.
+                    patience = _long(other) + (now - silent_since) / 2
+                    if now - max(since, silent_since) > patience:
+                        text = f"{other} has had something for {node} since {since:.4f}"
                         raise Violation("nobody is idle while there is work", text)
         self._starving = found
 

@@ -19,7 +19,7 @@ APP = "simulated"
 Data = tuple[int, bytes]
 MANY = (60, 150, 400)
 SIZES = (300, 5000, 70000)
-"""Bytes that are in the way: some, too many to travel in a run, and some that get memory of their own."""
+"""Bytes that are in the way: some, too many for a run, and some that get memory of their own."""
 SLOWEST_S = 4.0
 MOST_WHIMS = 4
 """Each may cost another server all that the job has come to."""

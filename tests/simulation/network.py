@@ -21,20 +21,26 @@ from .world import World
 SCRATCH_BYTES = 1 << 16
 WINDOW = 1 << 16
 """A sender is stopped when so many bytes are on their way."""
+PAIR_WINDOW = 1 << 30
+"""Nobody waits until the other process on the same machine has read what it was told."""
 LATENCIES = (0.0002, 0.01, 0.2)
 NOTICED_LATE_S = (5.0, 60.0)
 """When the end of a connection is noticed where no reset arrives."""
 
 
 class Wire:
-    """One connection: two ends and how it is with the network between them."""
+    """One connection: two ends and how it is with the network between them.
 
-    def __init__(
-        self, world: World, latency: float | None = None, *, window: int = WINDOW
-    ) -> None:
+    Parameters
+    ----------
+    is_pair: both ends are on one machine, where a reset leaves what has arrived
+    """
+
+    def __init__(self, world: World, *, is_pair: bool = False) -> None:
         self.world = world
-        self.window = window
-        self.latency = world.random.choice(LATENCIES) if latency is None else latency
+        self.is_pair = is_pair
+        self.window = PAIR_WINDOW if is_pair else WINDOW
+        self.latency = 0.0 if is_pair else world.random.choice(LATENCIES)
         self.dead = False
         self.held_up_until = 0.0
         self.troubled = False
@@ -165,7 +171,7 @@ class End:
         if self.closed or self._error is not None:
             return
         self._error = code
-        if code == errno.ECONNRESET and self.wire.world.chance(0.5):
+        if code == errno.ECONNRESET and not self.wire.is_pair and self.wire.world.chance(0.5):
             self._inbox.clear()
         self._notify()
 

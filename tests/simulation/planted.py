@@ -250,14 +250,16 @@ def a_dropped_task_is_put_back_twice() -> Iterator[None]:
 
 @bug
 def a_moved_task_is_charged() -> Iterator[None]:
-    """What was taken from a node is charged with the loss of that node."""
-    lose = Scheduler.lose
+    """What was taken from a node is charged with the end of that node, too."""
+    requeue = Scheduler._requeue
 
-    def unjust(self: Scheduler, key: Any, *how: Any) -> int:
-        self._nodes[key].leaving.clear()
-        return lose(self, key, *how)
+    def unjust(self: Scheduler, node: Node, loss: Loss, reason: str, remote: str) -> None:
+        for task in map(self._tasks.get, node.leaving):
+            if task is not None:
+                self._charge(task, node, loss, reason)
+        requeue(self, node, loss, reason, remote)
 
-    with _instead(Scheduler, "lose", unjust):
+    with _instead(Scheduler, "_requeue", unjust):
         yield
 
 
@@ -290,7 +292,13 @@ def what_is_being_computed_is_moved() -> Iterator[None]:
 @bug
 def nobody_shares() -> Iterator[None]:
     """What waits behind a slow task stays there."""
-    with _instead(Sharing, "rich", lambda self, now: []):
+
+    def blind(self: Sharing, now: float) -> list[Node]:
+        del now
+        self.look_at = None
+        return []
+
+    with _instead(Sharing, "rich", blind):
         yield
 
 
@@ -366,10 +374,10 @@ def results_wait_for_each_other() -> Iterator[None]:
     def patient(self: Crew, node: Any, message: Any, now: float = 0.0) -> None:
         before = waiting.setdefault(id(self), {}).pop(node, [])
         worker = self._workers.get(node)
-        if isinstance(message, Results) and worker is not None:
-            if len(before) < 2 and len(worker.open) > len(before) + len(message.run):
-                waiting[id(self)][node] = [*before, message]
-                return
+        are_results = isinstance(message, Results) and len(before) < 2
+        if are_results and worker is not None and len(worker.open) > 10:
+            waiting[id(self)][node] = [*before, message]
+            return
         for earlier in [*before, message]:
             worker_message(self, node, earlier, now)
 
