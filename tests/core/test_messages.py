@@ -244,7 +244,7 @@ def test_a_run_may_be_empty(kind: type[Message]) -> None:
 
 
 def test_an_empty_payload_in_a_run_has_a_piece_all_the_same() -> None:
-    """So that who reads it may look at the first piece; the farm does not take such results."""
+    """So that who reads it may look at the first piece."""
     several: list[Message] = [
         Tasks(NODE, [(TaskId(1), Attempt(0), (b"",)), (TaskId(2), Attempt(0), (b"data",))]),
         Results(NODE, [(TaskId(1), Attempt(0), 0.5, (b"",))]),
