@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..errors import (
@@ -91,11 +92,25 @@ class Worker:
     """What it has not answered, with the data, in the order of sending."""
     begun_at: float = 0.0
     """When it began the oldest of these."""
-    cancelled: set[Sending] = field(default_factory=set)
-    """What it had not begun, as far as was known, and shall not: its word on that is not passed on."""
+    cancelled: dict[Sending, Sending] = field(default_factory=dict)
+    """What it had not begun, as far as was known, and shall not: its word on that is not passed on.
+
+    Each with what was before it in the queue.
+    """
     mean_seconds: float | None = None
     answered: dict[Sending, Answer] = field(default_factory=dict)
     """Answers that the server does not have, in their order."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at the oldest of what it has not answered, as far as can be known.
+
+        If what was before a cancelled one is over, but not that itself, it may have begun that.
+        """
+        not_over = self.open, self.cancelled
+        return bool(self.open) and all(
+            any(before in those for those in not_over) for before in self.cancelled.values()
+        )
 
     def learn(self, seconds: float, count: int) -> None:
         """So many tasks have taken so long together."""
@@ -333,8 +348,9 @@ class Crew:
         if next(iter(worker.open)) == sending:
             self._end_computing(node, worker, now)
             return
+        pairs = pairwise(reversed(worker.open))
+        worker.cancelled[sending] = next(before for this, before in pairs if this == sending)
         del worker.open[sending]
-        worker.cancelled.add(sending)
         self._steps.append(ToWorker(node, message))
         self._say(Dropped(node, *sending))
 
@@ -436,7 +452,7 @@ class Crew:
             return
         match message:
             case Dropped(_, task, attempt) if (task, attempt) in worker.cancelled:
-                worker.cancelled.remove((task, attempt))
+                del worker.cancelled[task, attempt]
             case Ready() if not worker.ready:
                 worker.ready = True
                 self._failed_starts = 0
@@ -455,7 +471,7 @@ class Crew:
         else:
             named = [(message.task, message.attempt)]
             worker.learn(message.seconds, 1)
-        if worker.cancelled and not worker.cancelled.isdisjoint(named):
+        if worker.cancelled and not worker.cancelled.keys().isdisjoint(named):
             self._answers_one_by_one(node, worker, message)
             return
         try:
@@ -474,7 +490,7 @@ class Crew:
         count = len(message.run) if isinstance(message, Results) else 1
         for sending, answer in Sent(node, message, [()] * count).answers():
             if sending in worker.cancelled:
-                worker.cancelled.remove(sending)
+                del worker.cancelled[sending]
             else:
                 self._answers(node, worker, answer.message)
 
@@ -486,11 +502,11 @@ class Crew:
         worker = self._workers.pop(node, None)
         if worker is None or self._leaving:
             return
-        self._steps.append(WorkerDied(node, reason, bool(worker.open)))
+        self._steps.append(WorkerDied(node, reason, worker.is_busy))
         if not self._replace:
             self._leave(f"the worker is gone: {reason}", None)
         elif worker.ready:
-            self._say(NodeGone(node, True, bool(worker.open), reason, output))
+            self._say(NodeGone(node, True, worker.is_busy, reason, output))
             self._steps.append(StartWorker(worker.slot))
         else:
             self.not_started(worker.slot, reason, output)

@@ -334,6 +334,33 @@ def test_a_worker_that_has_only_what_was_cancelled_dies_idle() -> None:
     ]
 
 
+def test_what_came_later_is_not_charged_with_a_death_at_what_was_cancelled() -> None:
+    """The worker has begun that just then, and has said no word on it: it is not beyond it yet."""
+    crew = with_one_cancelled()
+    crew.worker_message(A, RESULT._replace(task=TaskId(2)))
+    crew.message(TASK._replace(task=TaskId(4)))
+    steps(crew)
+    crew.worker_gone(A, "signal 9")
+    assert ToServer(NodeGone(A, True, False, "signal 9", "")) in steps(crew)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1)])
+def test_but_whoever_dies_before_or_after_that_dies_busy(order: tuple[int, ...]) -> None:
+    for words, busy in enumerate((True, False, False, False, True)):
+        crew = at_work()
+        crew.message(Tasks(A, [(TaskId(task), Attempt(0), (b"data",)) for task in range(4)]))
+        for task in order:
+            crew.message(Cancel(A, TaskId(task), Attempt(0)))
+        crew.message(Tasks(A, [(TaskId(4), Attempt(0), (b"data",))]))
+        said: list[Message] = [Result(A, TaskId(0), Attempt(0), 0.5, (b"result",))]
+        said += [Dropped(A, TaskId(task), Attempt(0)) for task in (1, 2, 3)]
+        for message in said[:words]:
+            crew.worker_message(A, message)
+        steps(crew)
+        crew.worker_gone(A, "signal 9")
+        assert steps(crew)[0] == WorkerDied(A, "signal 9", busy), words
+
+
 def test_without_a_server_the_rest_of_a_run_with_cancelled_tasks_is_kept() -> None:
     crew = with_one_cancelled()
     crew.lost_server("a reset")

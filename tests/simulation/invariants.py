@@ -117,7 +117,7 @@ class Books:
         worker = crew.workers.get(message.node)
         if worker is None:
             return
-        known = worker.open.keys() | worker.answered.keys() | worker.cancelled
+        known = worker.open.keys() | worker.answered.keys() | worker.cancelled.keys()
         for sending in _sendings(message):
             if sending in known:
                 raise Violation("an attempt has one number", f"{sending} again for one node")

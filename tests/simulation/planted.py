@@ -332,7 +332,7 @@ def a_skipped_answer_is_passed_on() -> Iterator[None]:
     def chatty(self: Crew, node: Any, worker: Any, message: Any) -> None:
         count = len(message.run) if isinstance(message, Results) else 1
         for sending, answer in Sent(node, message, [()] * count).answers():
-            worker.cancelled.discard(sending)
+            worker.cancelled.pop(sending, None)
             self._send_answers(Sent(node, answer.message, [worker.open.pop(sending, ())]))
 
     with _instead(Crew, "_answers_one_by_one", chatty):
