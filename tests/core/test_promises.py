@@ -417,12 +417,14 @@ class World(RuleBasedStateMachine):
 
     @rule(which=choices)
     def an_agent_looks(self, which: int) -> None:
-        for key in choose(which, [key for key, computer in self.computers.items() if computer.told]):
+        for key in choose(
+            which, [key for key, computer in self.computers.items() if computer.told]
+        ):
             if self.obedience is Obedience.LATER:
                 self.look(key)
 
     def look(self, key: NodeKey) -> None:
-        """What a node has not begun is taken from it; if it has, it goes on, or another one is started."""
+        """What it has not begun is taken from a node; if it has, it goes on, or another one is started."""
         computer = self.computers[key]
         first, *behind = computer.queue
         for task in behind:
