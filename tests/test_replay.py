@@ -133,6 +133,11 @@ def numbers() -> Iterator[int]:
     yield from range(300)
 
 
+def many() -> Iterator[int]:
+    """More than can be computed and written down before the first of them is merged."""
+    yield from range(20_000)
+
+
 class TestResume:
     def test_a_generator(self, path: Path) -> None:
         many = numbers_of(*range(5000))
@@ -539,21 +544,21 @@ class TestChangedScripts:
             run(app, path)
 
     def test_another_process(self, path: Path, log: pytest.LogCaptureFixture) -> None:
-        app, known = collector(numbers, stop_after=7)
+        app, known = collector(many, stop_after=7)
         with pytest.raises(HookError):
             run(app, path)
         for _ in range(2):
-            app, found = collector(numbers, process=lambda data: -data)
+            app, found = collector(many, process=lambda data: -data)
             with pytest.raises(ReplayError, match=r"code of the process hook .* --accept-new-code"):
                 run(app, path)
             assert found == []
 
-        app, found = collector(numbers, 5, process=lambda data: -data)
+        app, found = collector(many, 5, process=lambda data: -data)
         with pytest.raises(HookError):
             run(app, path, accept_new_code=True)
         assert "test: the code of the process hook is not what it was: accepted" in log.messages
         assert found[: len(known)] == known
-        app, found = collector(numbers)  # the first one is the changed one now
+        app, found = collector(many)  # the first one is the changed one now
         with pytest.raises(ReplayError, match="code of the process hook"):
             run(app, path)
 

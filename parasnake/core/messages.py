@@ -143,8 +143,8 @@ class Dropped(NamedTuple):
 class NodeGone(NamedTuple):
     """Agent to server: a worker has ended; if it ``died``, ``reason`` is the cause of its death.
 
-    Else it was ended because a ``Cancel`` asked for that. If it died ``busy``, it had a task that it
-    had not answered. ``output`` is what it printed last.
+    Else it was ended because a ``Cancel`` asked for that. If it died ``busy``, it was at the first task
+    that it had not answered. ``output`` is what it printed last.
     """
 
     node: NodeKey

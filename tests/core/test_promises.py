@@ -424,7 +424,7 @@ class World(RuleBasedStateMachine):
                 self.look(key)
 
     def look(self, key: NodeKey) -> None:
-        """What a node has not begun is taken from it; if it has, it goes on, or is replaced."""
+        """It gives back what it has not begun, and goes on with the rest or is replaced."""
         computer = self.computers[key]
         first, *behind = computer.queue
         for task in behind:
