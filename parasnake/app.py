@@ -22,6 +22,7 @@ from parasnake.hooks import HookTable, Role
 # A shell is imported where it is run: they are most of the package, and a process is one of them.
 if TYPE_CHECKING:
     from parasnake.agent import Agent, ForkedStaff
+    from parasnake.cluster.order import Order
     from parasnake.here import NodeHere
     from parasnake.server import Helper, Server, Status
     from parasnake.worker import NodeHooks
@@ -392,14 +393,27 @@ class Parasnake:
             parser = cli.make_parser(self._name, _script_doc())
         else:
             cli.add_options(parser)
-        namespace = parser.parse_args(argv)
+        words, options = cli.split(sys.argv[1:] if argv is None else argv)
+        namespace = parser.parse_args(words)
         mode, given = cli.settings_from(namespace)
         logs.set_up_logging(1 if given.get("verbose") else 0)
         arguments.current = namespace
         config = Config.load({}, command_line=given)
         logs.set_up_logging(config.verbose)
+        if batch := cli.batch_options(namespace):
+            from parasnake.cluster import order  # for those who submit
+
+            kept = cli.node_options(parser, words)
+            wanted = order.take(batch, options, words, kept, server=mode == "server")
+            return self._submit(wanted, config)
         local = mode if mode not in ("server", "node") else None
         return self._run(mode == "server", local, config)
+
+    def _submit(self, order: Order, config: Config) -> None:
+        from parasnake.cluster import submit
+
+        self._hooks.check(Role.NODE)
+        submit.submit(order, None if config.workers == "auto" else config.workers)
 
 
 class _Running(Generic[_AnyShell]):

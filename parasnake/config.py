@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from parasnake import keys
+from parasnake import batch, keys
 from parasnake.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -329,8 +329,13 @@ class Config:
 
     @property
     def worker_count(self) -> int:
-        """``workers`` as a number: "auto" is every core that this process may use."""
-        return available_cores() if self.workers == "auto" else self.workers
+        """``workers`` as a number.
+
+        "auto" is what a batch system has granted, or else every core that this process may use.
+        """
+        if self.workers != "auto":
+            return self.workers
+        return batch.granted_cores(os.environ) or available_cores()
 
     @property
     def server_address(self) -> tuple[str, int]:
