@@ -24,6 +24,7 @@ from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import tasks
 from parasnake.core.farm import Farm, Job, Peer
+from parasnake.core.fleet import Work
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
@@ -54,6 +55,7 @@ from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
 
 if TYPE_CHECKING:
+    from parasnake.cluster.feeder import Feeder
     from parasnake.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ class Server:
     config: settings
     key: the secret key and where it is from; None: that of the access file, or a fresh one for it
     helper: started when the server listens, stopped at its end
+    feeder: submits nodes to a batch system
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Server:
         key: FoundKey | None,
         *,
         helper: Helper | None = None,
+        feeder: Feeder | None = None,
     ) -> None:
         self._name = app_name
         self._hooks = hooks
@@ -153,6 +157,7 @@ class Server:
         self._access = AccessFile(config.access) if config.access is not None else None
         self._access_before: Access | None = None
         self._helper = helper
+        self._feeder = feeder
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
@@ -276,6 +281,7 @@ class Server:
         if self._config.journal is not None and self._resume(self._config.journal):
             self._close_generator()
             log.info("%s: the job was done: %s", self._name, self._summary())
+            self._feed_no_more()
             return True
         if self._over:  # it was told to stop while it called the hooks again
             return False
@@ -413,6 +419,27 @@ class Server:
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
+        if self._feeder is not None:
+            self._feeder.start(self._loop, self._farm.job.id, self._work_left)
+
+    def _work_left(self) -> Work:
+        """Tell those who submit nodes what is left."""
+        scheduler, tally = self._scheduler, self._tally
+        nodes = scheduler.nodes.values()
+        known = scheduler.handed_out if scheduler.exhausted else self._hooks.total
+        done = tally.merged + tally.failed
+        return Work(
+            left=max(known, scheduler.handed_out) - done if known is not None else None,
+            seconds=tally.process_seconds / tally.merged if tally.merged else None,
+            workers=len(nodes) // max(1, len({node.peer for node in nodes})),
+            idle=bool(scheduler.idle),
+        )
+
+    def _feed_no_more(self) -> None:
+        """No node is needed any more: batch jobs that are still there are cancelled."""
+        if self._feeder is not None:
+            self._feeder.stop()
+            self._feeder.clear(self._farm.job.id)
 
     def _listen(self) -> FoundKey:
         """Listen, where nodes expect the server of this job if there was one before."""
@@ -558,6 +585,7 @@ class Server:
 
     def _send_home(self, kind: QuitKind, reason: str) -> None:
         """Tell all agents to leave and wait, not for long, until they have heard it."""
+        self._feed_no_more()
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
@@ -577,6 +605,8 @@ class Server:
     def _close(self) -> None:
         if self._helper is not None:
             self._helper.stop()
+        if self._feeder is not None:
+            self._feeder.stop()
         self._reporter.flush()
         if self._progress is not None:
             self._progress.close()
@@ -824,6 +854,8 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
+        if self._feeder is not None:
+            self._feeder.tell(step)
         if isinstance(step, steps.AgentJoined):
             self._tell_pace_at_first(step.peer)
         if self._recorder is not None and isinstance(step, steps.NodeJoined):
