@@ -50,7 +50,8 @@ LAYERS = [
     },
     # The shells.
     {
-        *("agent", "chaos", "checkpoints", "crowd", "gate", "here", "local", "recorder", "replay"),
+        *("agent", "chaos", "checkpoints", "cluster", "crowd", "gate", "here", "local", "recorder"),
+        "replay",
         *("report", "rerun", "server", "survey"),
     },
     # What a user meets.
@@ -85,6 +86,7 @@ CORE = [
     "scheduler",
     "farm",
     "crew",
+    "fleet",
 ]
 """The modules of the core; each imports only those before it."""
 
