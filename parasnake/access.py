@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import stat
 import tempfile
 import time
@@ -142,7 +143,7 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
         return file.read(MAX_BYTES), facts
 
 
-def _check_owner(facts: os.stat_result) -> None:
+def _check_owner(path: Path, facts: os.stat_result) -> None:
     """Raise ``ValueError`` if somebody else may have written it: its key would let them run code."""
     if os.name != "posix":
         return
@@ -153,7 +154,8 @@ def _check_owner(facts: os.stat_result) -> None:
     if facts.st_mode & _FOR_OTHERS:
         mode = stat.S_IMODE(facts.st_mode)
         raise ValueError(
-            f"is open to other users (mode {mode:04o}), and has a secret key in it; run: chmod 600"
+            f"is open to other users (mode {mode:04o}), who could learn the secret key in it; run: "
+            f"chmod 600 {shlex.quote(str(path))}"
         )
 
 
@@ -173,7 +175,6 @@ class Guide:
         self._path = path.absolute() if path is not None else None
         self._named = list(named)
         self._unfinished_since: float | None = None
-        self._content = b""
         self.places = self._named if path is None else []
         self.key = key
 
@@ -193,8 +194,7 @@ class Guide:
             return ""
         try:
             content, facts = _read(self._path)
-            if facts.st_size:
-                _check_owner(facts)
+            _check_owner(self._path, facts)
             access = _parse(content)
         except _Unfinished as error:
             since = self._unfinished_since
@@ -210,11 +210,24 @@ class Guide:
                 return f"there is no access file {self._path}"
             raise self._unusable(f"cannot be read: {error.strerror}") from error
         self._unfinished_since = None
-        self._content = content
         named = [Place(host, port or access.port) for host, port in self._named]
         self.places = list(dict.fromkeys([*named, *access.places]))
         self.key = access.key
         return ""
+
+    def told(self, missing: str, failures: Sequence[str]) -> str:
+        """Say what came of a search for the server.
+
+        Arguments
+        ---------
+        missing: what ``look`` returned
+        failures: what became of each address
+        """
+        tried = "; ".join(failures)
+        if self._path is None:
+            return tried
+        by_file = f"by access file {self._path}: {tried}"
+        return "; ".join(filter(None, (missing, tried))) if missing else by_file
 
     def _unusable(self, problem: str) -> ConfigurationError:
         return ConfigurationError(f"access file {self._path} {problem}")
@@ -272,7 +285,7 @@ class AccessFile:
         access = _parse(content)
         self._refuse_one_in_use(access)
         try:
-            _check_owner(facts)
+            _check_owner(self._path, facts)
         except ValueError:
             if facts.st_uid != os.geteuid():
                 raise
@@ -313,10 +326,10 @@ class AccessFile:
         )
         try:
             self._fill(descriptor)
-            os.replace(name, self._path)
+            Path(name).replace(self._path)
         except BaseException:
             os.close(descriptor)
-            os.unlink(name)
+            Path(name).unlink()
             raise
         self.close()
         self._lock = descriptor
