@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import shlex
 import stat
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +55,9 @@ class Access:
 
     def text(self) -> str:
         """Write it as it stands in the file."""
+        import json  # most programs have no such file
+        import time
+
         return (
             json.dumps(
                 {
@@ -88,9 +87,11 @@ class _Unfinished(ValueError):
 
 def _parse(content: bytes) -> Access:
     """Read the text of an access file; raises ``ValueError`` with what is wrong."""
+    import json
+
     try:
         table = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         if not content.strip() or content.lstrip().startswith(b"{"):
             raise _Unfinished("is incomplete") from None
         raise ValueError("is no access file") from None
@@ -136,11 +137,13 @@ def _open(path: Path) -> int:
 
 def _read(path: Path) -> tuple[bytes, os.stat_result]:
     descriptor = _open(path)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError("is no file")
-        return file.read(MAX_BYTES), facts
+        return os.read(descriptor, MAX_BYTES), facts
+    finally:
+        os.close(descriptor)
 
 
 def _check_owner(path: Path, facts: os.stat_result) -> None:
@@ -152,6 +155,8 @@ def _check_owner(path: Path, facts: os.stat_result) -> None:
             f"belongs to another user (uid {facts.st_uid}), who could have code run here as you"
         )
     if facts.st_mode & _FOR_OTHERS:
+        import shlex  # for an error only
+
         mode = stat.S_IMODE(facts.st_mode)
         raise ValueError(
             f"is open to other users (mode {mode:04o}), who could learn the secret key in it; run: "
@@ -321,6 +326,8 @@ class AccessFile:
             raise self._unusable(f"cannot be written: {error.strerror}") from error
 
     def _replace(self) -> None:
+        import tempfile  # only a server writes one
+
         descriptor, name = tempfile.mkstemp(  # mode 0600
             prefix=f".{self._path.name}-", suffix=".tmp", dir=self._path.parent
         )
