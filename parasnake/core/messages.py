@@ -363,31 +363,30 @@ SMALL_PAYLOAD = 1 << 12
 """A payload of up to this many bytes travels together with others."""
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
-JOIN_LIMIT = 1 << 14
-"""A payload shorter than this is sent as one piece with its head."""
 OWN_BUFFER = 1 << 16
-"""A payload longer than this is received straight into a buffer of its own."""
+"""A body longer than this has a payload that is sent from where it is, and received into a buffer of its own."""
 
 
 def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
     """Return the bytes of a message as pieces to be sent one after another.
 
-    Long payloads are not copied: their pieces are returned as they are.
+    The first has all but a long payload, which is not copied: its pieces follow as they are.
     """
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
     if layout.payload and not layout.texts and len(message[-1]) == 1:  # nearly all are such
         (part,) = message[-1]
-        head = layout.head.pack(layout.kind, layout.struct.size + len(part), *fixed)
-        return [head + part] if len(part) <= JOIN_LIMIT else [head, part]
+        length = layout.struct.size + len(part)
+        head = layout.head.pack(layout.kind, length, *fixed)
+        return [head + part] if length <= OWN_BUFFER else [head, part]
     if layout.run is not None:
         run = _join_run(message[-1], layout)
         return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
     payload: Parts = message[-1] if layout.payload else ()
-    size = sum(map(len, payload))
-    head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
-    if size <= JOIN_LIMIT:
+    length = layout.struct.size + len(texts) + sum(map(len, payload))
+    head = layout.head.pack(layout.kind, length, *fixed) + texts
+    if length <= OWN_BUFFER:
         return [b"".join((head, *payload))]
     return [head, *payload]
 

@@ -38,7 +38,7 @@ class Network:
 
 
 class WorkerEnd:
-    """A worker's end of its channel, with the methods of a blocking socket that worker.py uses.
+    """A worker's end of its channel, with the methods that worker.py uses.
 
     It is read only when there is something, or when nobody would wait for it.
     """
@@ -51,9 +51,9 @@ class WorkerEnd:
         del nbytes, flags
         return self._end.recv_into(buffer)
 
-    def sendall(self, data: Buffer, /) -> None:
-        """As that of a socket."""
-        rest = memoryview(data).cast("B")
+    def say(self, pieces: list[Buffer], /) -> None:
+        """Write all of them."""
+        rest = memoryview(b"".join(pieces))
         while rest:
             rest = rest[self._end.send(rest) :]
 
@@ -92,6 +92,9 @@ class VirtualWorker:
 
     def take_output(self) -> None:
         """It prints nothing."""
+
+    def open_answers(self) -> None:
+        """Its channel is enough."""
 
     def kill(self) -> None:
         """End it."""
