@@ -77,10 +77,8 @@ class Loop:
         self._wake_in.close()
         self._wake_out.close()
 
-    @staticmethod
-    def now() -> float:
-        """The time in seconds, on the clock that all times of the package are on."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """The time in seconds, on the clock that all times of the package are on."""
 
     def descriptors(self) -> list[int]:
         """All descriptors that the loop owns or watches: a forked child closes them."""

@@ -142,15 +142,30 @@ class Worker:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._queue: deque[Item | Init] = deque()
         self._cancelled: set[tuple[TaskId, Attempt]] = set()
-        self._looked_at = 0.0
+        self._look_at = 0.0
 
     def run(self) -> None:
         """Work until the other end of the channel is closed."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while self._queue or self._read():
-                if self._queue:
-                    self._channel.say(encode(self.answer(self._queue.popleft())))
-                    self._look()
+                self._work_off()
+
+    def _work_off(self) -> None:
+        """Do what is in the queue."""
+        queue, say, clock = self._queue, self._channel.say, time.perf_counter
+        while queue:
+            say(encode(self.answer(queue.popleft())))
+            if not queue or clock() > self._look_at:
+                self._look()
+
+    def _look(self) -> None:
+        """Take in what has come meanwhile: some of what waits here may be cancelled."""
+        if self._queue:
+            self._look_at = time.perf_counter() + LOOK_SECONDS
+            with contextlib.suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+        else:
+            self._cancelled.clear()  # it was for what is over
 
     def answer(self, item: Item | Init) -> Message:
         """Do what one of these in the queue asks for."""
@@ -161,16 +176,6 @@ class Worker:
             self._cancelled.remove((task, attempt))
             return Dropped(self._node, task, attempt)
         return self._compute(task, attempt, wire)
-
-    def _look(self) -> None:
-        """Take in what has come meanwhile: some of what waits here may be cancelled."""
-        now = time.perf_counter()
-        if not self._queue:
-            self._cancelled.clear()  # it was for what is over
-        elif now > self._looked_at + LOOK_SECONDS:
-            self._looked_at = now
-            with contextlib.suppress(BlockingIOError):
-                self._read(socket.MSG_DONTWAIT)
 
     def _read(self, flags: int = 0) -> bool:
         """Take in some of what has come; false at the end."""
@@ -212,7 +217,7 @@ class Worker:
         return Ready(self._node)
 
     def _compute(self, task: TaskId, attempt: Attempt, wire: Parts) -> Message:
-        named = self._node, task, attempt
+        named, process = (self._node, task, attempt), self._hooks.process
         try:
             data = payload.loads(wire[0])
         except UnreadablePayload as error:
@@ -224,9 +229,11 @@ class Worker:
         seed = task_seed(self._job_seed, task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
-            result = self._hooks.process(
-                data=data, init_data=self._init_data, node_id=self._node_id, seed=seed
-            )
+            if process.only == "data":  # the quick way
+                result = process.function(data)
+            else:
+                init_data, node_id = self._init_data, self._node_id
+                result = process(data=data, init_data=init_data, node_id=node_id, seed=seed)
         except Exception as error:
             seconds = time.perf_counter() - begin
             return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)

@@ -367,18 +367,22 @@ OWN_BUFFER = 1 << 16
 """A body longer than this has a payload that is sent from where it is, and received into a buffer of its own."""
 
 
+_RESULT = LAYOUTS[Result]
+_pack_result = _RESULT.head.pack
+
+
 def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
     """Return the bytes of a message as pieces to be sent one after another.
 
     The first has all but a long payload, which is not copied: its pieces follow as they are.
     """
+    if type(message) is Result and len(message.payload) == 1:  # nearly all of a worker's are
+        node, task, attempt, seconds, (part,) = message
+        length = _RESULT.struct.size + len(part)
+        head = _pack_result(_RESULT.kind, length, node, task, attempt, seconds)
+        return [head + part] if length <= OWN_BUFFER else [head, part]
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
-    if layout.payload and not layout.texts and len(message[-1]) == 1:  # nearly all are such
-        (part,) = message[-1]
-        length = layout.struct.size + len(part)
-        head = layout.head.pack(layout.kind, length, *fixed)
-        return [head + part] if length <= OWN_BUFFER else [head, part]
     if layout.run is not None:
         run = _join_run(message[-1], layout)
         return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
@@ -606,15 +610,14 @@ class AnswerReader(MessageReader):
 
 def _gather(view: memoryview, messages: list[Any]) -> int:
     """Append the small results with which ``view`` begins, as one; return how many bytes they took."""
-    layout = LAYOUTS[Result]
-    unpack, head_bytes = layout.head.unpack_from, layout.head.size
+    unpack, head_bytes = _RESULT.head.unpack_from, _RESULT.head.size
     data = bytes(view[:RUN_BYTES])
     run: list[tuple[TaskId, Attempt, float, Parts]] = []
     end, node = 0, None
     while end + head_bytes <= len(data):
         kind, length, worker, task, attempt, seconds = unpack(data, end)
         start, stop = end + head_bytes, end + HEADER.size + length
-        if kind != layout.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
+        if kind != _RESULT.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
             break
         if node is None:
             node = worker

@@ -8,11 +8,10 @@ from typing import Any
 
 from parasnake import agent as shell
 from parasnake import payload
-from parasnake import worker as worker_shell
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import Buffer, Failure, Init, Message, Result
+from parasnake.core.messages import Buffer, Failure, Init, Message, Result, encode
 from parasnake.death import Death
 from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
@@ -181,7 +180,7 @@ class VirtualWorker:
             index, self.computing = self.computing, None
             assert index is not None
             self._machine.computed(self.node, answer, index)
-        self._alive(lambda: worker_shell._send(WorkerEnd(self._end), answer))
+        self._alive(lambda: WorkerEnd(self._end).say(encode(answer)))
         if self.death is None:
             self._alive(self._worker._look)
         self._busy = False
