@@ -53,6 +53,7 @@ class Link(ABC):
         self._on_end = on_end
         self._paused = False
         self._open = True
+        self._events = 0
         self._closing = False
         self._write_error: OSError | None = None
         self._watch()
@@ -77,6 +78,12 @@ class Link(ABC):
         if self._open:
             self._queue(message)
             self._loop.before_wait(self.flush)
+
+    def send_at_once(self, message: Message) -> None:
+        """Send a message to somebody who waits for it: others that may come soon go by themselves."""
+        if self._open:
+            self._queue(message)
+            self.flush()
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading."""
@@ -111,6 +118,7 @@ class Link(ABC):
         except OSError as error:
             # Told from the loop, never in the middle of what the owner is doing.
             self._write_error = error
+            self._events = 0
             self._loop.watch(self._socket, 0, self._ready)
             self._loop.call_in(0, self._hear_last_words)
             return
@@ -132,7 +140,9 @@ class Link(ABC):
         events = READ if self._reads_socket() and not self._paused else 0
         if self._has_output():
             events |= WRITE
-        self._loop.watch(self._socket, events, self._ready)
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._socket, events, self._ready)
 
     def _reads_socket(self) -> bool:
         """Whether the socket is what is to be read just now."""

@@ -631,13 +631,16 @@ class Server:
             tasks.TellTimeout: self._lost_node,
         }
 
-    def _send(self, step: steps.Send) -> None:
+    def _send(self, step: steps.Send, *, at_once: bool = False) -> None:
         connection = self._connections.get(step.peer)
         if connection is None:
             return  # it has ended, and the farm hears of that
         if isinstance(step.message, Quit):
             connection.drop_unsent()
-        connection.send(step.message)
+        if at_once:
+            connection.send_at_once(step.message)
+        else:
+            connection.send(step.message)
 
     def _drop(self, step: steps.Drop) -> None:
         connection = self._connections.pop(step.peer, None)
@@ -688,8 +691,9 @@ class Server:
             first = self._scheduler.handed_out
             for task, (parts, _) in enumerate(pieces, first):
                 self._recorder.handed_out(TaskId(task), node, parts)
+        waits = not (self._scheduler.nodes[node].open or self._recorder)  # what is recorded comes first
         for send in self._farm.give(pieces):
-            self._send(send)
+            self._send(send, at_once=waits)
 
     def _refuse(self, node: NodeKey, data: object, error: PayloadError) -> None:
         self._scheduler.refuse(data, str(error), of_user_code(error))
