@@ -26,7 +26,7 @@ from parasnake.core.ids import NodeKey
 from parasnake.core.messages import Buffer
 from parasnake.death import Death
 from parasnake.errors import ConnectionLostError, ParasnakeError
-from parasnake.worker import WorkerEnd, NodeHooks, Worker
+from parasnake.worker import NodeHooks, Worker, WorkerEnd
 
 LEAVE_SECONDS = 5.0
 """How long the helper may take to end when it has nothing more to do."""

@@ -317,7 +317,7 @@ class Channel(Link):
         on_end: OnEnd,
     ) -> None:
         self._answers = answers
-        self._reader = AnswerReader()
+        self._reader = AnswerReader(apart=answers is not None)
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 

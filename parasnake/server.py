@@ -473,13 +473,12 @@ class Server:
             step = next_step()
             if step is None:
                 return False
-            kind = type(step)
-            if kind is tasks.Merge:
+            if type(step) is tasks.Merge:
                 self._merge(step, until)
             else:
-                if recorder is not None and kind in RECORDED:
+                if recorder is not None and type(step) in RECORDED:
                     recorder.before(step)
-                perform[kind](step)
+                perform[type(step)](step)
             if ends_by_hook and self._changed and self._is_done():
                 return True
             if now() >= until:
@@ -691,7 +690,9 @@ class Server:
             first = self._scheduler.handed_out
             for task, (parts, _) in enumerate(pieces, first):
                 self._recorder.handed_out(TaskId(task), node, parts)
-        waits = not (self._scheduler.nodes[node].open or self._recorder)  # what is recorded comes first
+        waits = not (
+            self._scheduler.nodes[node].open or self._recorder
+        )  # what is recorded comes first
         for send in self._farm.give(pieces):
             self._send(send, at_once=waits)
 

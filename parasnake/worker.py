@@ -14,7 +14,6 @@ import platform
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,7 +64,7 @@ class WorkerChannel(Protocol):
 
 
 class WorkerEnd:
-    """A worker's end of the channel: what it says goes through a pipe, long payloads through the socket.
+    """A worker's end of the channel: it answers by a pipe, and sends long payloads through the socket.
 
     A small write to a pipe costs a third of one to a socket and takes less room; a large one costs
     several times as much.
@@ -77,8 +76,8 @@ class WorkerEnd:
     """
 
     def __init__(self, channel: socket.socket, pipe: int | None = None) -> None:
-        self.recv_into: Callable[[memoryview, int, int], int] = channel.recv_into
-        self._sendall: Callable[[Buffer], None] = channel.sendall
+        self.recv_into = channel.recv_into
+        self._sendall = channel.sendall
         self._pipe = pipe
         if pipe is not None:
             os.register_at_fork(after_in_child=functools.partial(os.close, pipe))

@@ -364,7 +364,7 @@ SMALL_PAYLOAD = 1 << 12
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
 OWN_BUFFER = 1 << 16
-"""A body longer than this has a payload that is sent from where it is, and received into a buffer of its own."""
+"""A payload that makes a body longer than this is sent from where it is, and received the same way."""
 
 
 _RESULT = LAYOUTS[Result]
@@ -504,6 +504,7 @@ class MessageReader:
     ----------
     allowed: the kinds that may come from this side
     layouts: how they are written
+    apart: long payloads come by another way, and only through ``target``
 
     Bytes come in by ``feed``. While a long payload is being received, ``target`` is its unfilled
     rest: fill some of it from the left and tell by ``filled``, which spares a copy. Both return the
@@ -511,8 +512,15 @@ class MessageReader:
     then the reader must not be used any more.
     """
 
-    def __init__(self, allowed: frozenset[type[Any]], layouts: Layouts = LAYOUTS) -> None:
+    def __init__(
+        self,
+        allowed: frozenset[type[Any]],
+        layouts: Layouts = LAYOUTS,
+        *,
+        apart: bool = False,
+    ) -> None:
         self._layouts = layouts
+        self._apart = apart
         self._allowed = {layouts[kind].kind: kind for kind in allowed}
         self._rest = bytearray()
         self._long: _LongMessage | None = None
@@ -535,7 +543,7 @@ class MessageReader:
         if len(long.free):
             return []
         self._long = None
-        return [long.finish()]
+        return [long.finish(), *self.feed(b"")] if self._rest else [long.finish()]
 
     def feed(self, data: Buffer) -> list[Any]:
         """Take the next bytes of the stream."""
@@ -569,6 +577,8 @@ class MessageReader:
                 if not taken:
                     break
                 position = start + taken
+                if self._long:
+                    break
                 continue
             if length > MAX_TEXT:
                 raise MessageError(f"a {kind.__name__} message claims {length} bytes")
@@ -589,6 +599,8 @@ class MessageReader:
         if layout.texts:
             size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
         self._long = _LongMessage(kind, decode(kind, body[:size], self._layouts), length - size)
+        if self._apart:
+            return size
         count = min(len(body) - size, len(self._long.free))
         self._long.free[:count] = body[size : size + count]
         messages += self.filled(count)
@@ -598,8 +610,8 @@ class MessageReader:
 class AnswerReader(MessageReader):
     """Reads what a worker writes; small results that come at one time come out as ``Results``."""
 
-    def __init__(self) -> None:
-        super().__init__(FROM_WORKER)
+    def __init__(self, *, apart: bool = False) -> None:
+        super().__init__(FROM_WORKER, apart=apart)
 
     def _parse(self, view: memoryview, messages: list[Any]) -> int:
         used = 0

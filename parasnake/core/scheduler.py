@@ -614,8 +614,11 @@ class Scheduler:
 
     def next_merge(self) -> Merge | None:
         """Return the next thing to do if it is a merge, as it mostly is after another."""
-        steps = self._steps
-        return steps.popleft() if steps and type(steps[0]) is Merge else None
+        step = self._steps[0] if self._steps else None
+        if not isinstance(step, Merge):
+            return None
+        self._steps.popleft()
+        return step
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
