@@ -19,6 +19,8 @@ LAYERS = [
     # How things are done.
     {
         *(
+            "access",
+            "addresses",
             "arguments",
             "batch",
             "byvalue",
@@ -33,6 +35,7 @@ LAYERS = [
         ),
         *(
             "instead",
+            "interfaces",
             "journal",
             "keys",
             "links",
@@ -50,8 +53,19 @@ LAYERS = [
     },
     # The shells.
     {
-        *("agent", "chaos", "checkpoints", "cluster", "crowd", "gate", "here", "local", "recorder"),
-        "replay",
+        *(
+            "agent",
+            "chaos",
+            "checkpoints",
+            "cluster",
+            "crowd",
+            "dial",
+            "gate",
+            "here",
+            "local",
+            "recorder",
+            "replay",
+        ),
         *("report", "rerun", "server", "survey"),
     },
     # What a user meets.
@@ -98,6 +112,7 @@ NOT_IN_CORE = {
 ONLY_IN = {
     "pickle": "payload",
     "dill": "payload",
+    "ifaddr": "interfaces",
     "selectors": "loop",
     "backports": "compression",
     "compression": "compression",
