@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,10 +47,9 @@ def slurm() -> Iterator[None]:
         pytest.skip(f"there is no Slurm with four nodes, and no {START} to start one")
     if os.name != "posix" or os.geteuid() != 0:
         pytest.skip("only root can start a Slurm")
-    with open(os.devnull) as nothing:
-        started = subprocess.run(
-            [START], stdin=nothing, capture_output=True, text=True, check=False, timeout=240
-        )
+    started = subprocess.run(
+        [START], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=240
+    )
     if started.returncode:
         pytest.skip(f"no Slurm could be started: {started.stderr.strip().splitlines()[-1:]}")
     yield
@@ -120,11 +118,6 @@ def cluster(slurm: None, tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(folder)
     yield cluster
     cluster.cancel_all()
-
-
-def seen(program: Program, pattern: str) -> Counter[str]:
-    """What the groups in a pattern matched in a program's log, and how often."""
-    return Counter(re.findall(pattern, program.err))
 
 
 def agents(program: Program) -> int:
@@ -221,4 +214,17 @@ def test_a_server_that_feeds_itself_by_qsub_leaves_nothing_behind(cluster: Clust
     cluster.check_image()
 
 
-_ = (sys, Callable)
+def test_the_scripts_of_the_examples(cluster: Cluster) -> None:
+    examples = ROOT / "examples" / "cluster"
+    variables = {"PYTHON": sys.executable, "SCRIPT": str(SCRIPT), "ACCESS": "gated.access"}
+    with cluster.program("--server", "--access", "gated.access", "--size", str(SIZE)) as server:
+        sbatch = ["sbatch", "--array=1-1", "--cpus-per-task=4", examples / "slurm.sh"]
+        qsub = ["qsub", "-J", "1-1", "-l", "nodes=1:ppn=4", examples / "pbs.sh"]
+        for command in (sbatch, qsub):
+            environ = {**cluster.environ, **variables}
+            subprocess.run(command, cwd=cluster.folder, env=environ, check=True, timeout=60)
+        wait_until(lambda: agents(server) == 2, 120)
+        cluster.open_gate()
+        assert server.wait(60) == 0, server.err
+        assert "8 nodes from 2 agents" in server.err
+    cluster.check_image()
