@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 
-import mandelbrot
+import mandelbrot  # type: ignore[import-not-found]  # of the examples
 
-steps = mandelbrot.steps
+steps: Callable[[int, int, int], int] = mandelbrot.steps
 
 
 def gated(row: int, column: int, size: int) -> int:
