@@ -7,6 +7,7 @@ import math
 import numbers
 import operator
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from parasnake.cluster.script import Start
+from parasnake.cluster.systems import hours
 from parasnake.errors import ConfigurationError
 
+EARLY_SECONDS = 30
+"""A node that is told how long it may run counts from its own start, and not from that of its job."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -84,8 +87,12 @@ def take(
             raise ConfigurationError(f"{word!r}: options for {system} are in one line")
     seconds = read_time(given["--time"]) if given["--time"] is not None else None
     count = read_count(wanted, given[wanted])
-    # The number of workers comes first: at the end there may be positional arguments.
-    command = again(argv, ["--workers", "auto", *node_options])
+    own = ["--workers", "auto"]
+    if system == "pbs" and seconds is not None and "walltime=" not in " ".join(options):
+        # Not every PBS tells its jobs when they end.
+        own += ["--time-limit", hours(max(seconds - EARLY_SECONDS, seconds // 2))]
+    # First, for at the end there may be positional arguments.
+    command = again(argv, [*own, *node_options])
     start = Start(command, working_folder(), written_by())
     dry_run = bool(given["--dry-run"])
     return Order(system, server, count, seconds, dry_run, tuple(options), start, stem())

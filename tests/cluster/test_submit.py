@@ -85,7 +85,8 @@ def test_the_script_for_pbs_starts_the_same_in_the_same_folder(folder: Path) -> 
     (folder / "odd.nodes").mkdir()
     tells = "import os, sys; print(os.getcwd(), sys.argv[1:], os.environ['PARASNAKE_PORT'])"
     variables = {"PARASNAKE_PORT": "3200", "PARASNAKE_SECRET_KEY": "k" * 32}
-    shown = start(folder, "a $b", "--submit", "pbs", "--nodes", "2", "--dry-run", environ=variables)
+    wanted = ["a $b", "--submit", "pbs", "--nodes", "2", "--submit-time", "1h", "--dry-run"]
+    shown = start(folder, *wanted, environ=variables)
     assert "k" * 32 not in shown.stdout
     (folder / "odd.py").write_text(tells)
     job = {
@@ -95,7 +96,7 @@ def test_the_script_for_pbs_starts_the_same_in_the_same_folder(folder: Path) -> 
     }
     subprocess.run(["sh", "-c", shown.stdout], env=job, check=True, timeout=60)
     written = (folder / "odd.nodes" / "pbs-123-4.out").read_text()
-    options = ["--workers", "auto", "--access", "odd.access", "a $b"]
+    options = ["--workers", "auto", "--time-limit", "0:59:30", "--access", "odd.access", "a $b"]
     assert written == f"{folder} {options} 3200\n"
 
 
