@@ -439,9 +439,10 @@ class Parasnake:
         if order.server:
             from parasnake.cluster.feeder import Feeder
 
-            return self._run(True, None, config, Feeder(self._name, order, cpus))
-        key = _key_of_node(config)  # if there is none, nodes will not find one either
-        del key
+            limits = [limit for limit in (order.seconds, config.time_limit) if limit is not None]
+            feeder = Feeder(self._name, order, cpus, min(limits, default=None))
+            return self._run(True, None, config, feeder)
+        _check_key_for_nodes(order.system, config)
         submit.submit(order, cpus)
         return None
 
@@ -486,6 +487,17 @@ def _key_of_server(config: Config) -> keys.FoundKey | None:
 def _key_of_node(config: Config) -> bytes | None:
     """Find a node's key; where there is an access file, that has it."""
     return None if config.access is not None else keys.find_key(config, create=False).key
+
+
+def _check_key_for_nodes(system: str, config: Config) -> None:
+    """See that nodes which are submitted will have a key, before they wait in a queue."""
+    _key_of_node(config)
+    source = config.sources.get("secret_key", "")
+    if system == "pbs" and config.access is None and source.startswith("environment"):
+        raise ConfigurationError(
+            f"secret_key ({source}): batch jobs of PBS do not get it; allowed: --access, or a "
+            "--key-file"
+        )
 
 
 def _refuse_chaos(config: Config) -> None:

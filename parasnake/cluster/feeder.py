@@ -42,15 +42,18 @@ class Feeder:
     app_name: for the log
     order: what the user wants
     cpus: how many cores each node wants; None: what the batch system gives
+    life: for how many seconds a node is there; None: nobody knows
     """
 
-    def __init__(self, app_name: str, order: Order, cpus: int | None) -> None:
+    def __init__(
+        self, app_name: str, order: Order, cpus: int | None, life: float | None = None
+    ) -> None:
         self._app_name = app_name
         self._order = order
         self._cpus = cpus
         self._system: BatchSystem = submit.find_system(order.system)
         together = order.nodes if self._system.together else 1
-        self._fleet = Fleet(order.nodes, life=order.seconds, together=together)
+        self._fleet = Fleet(order.nodes, life=life, together=together)
         self._name = ""
         self._loop: Loop | None = None
         self._work: Callable[[], Work] = lambda: Work(0, None, 1, idle=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
-WORTH_S = 60.0
+WORTH_S = 30.0
 """An agent is worth being started if each of its workers has so much to do."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 60.0
 """Between two lists: after something has happened, and when nothing happens."""

@@ -111,6 +111,10 @@ def test_the_script_for_pbs_starts_the_same_in_the_same_folder(folder: Path) -> 
         (["--local", "2", "--submit", "slurm", "--nodes", "4"], "allowed: one of the two"),
         (["-sv", "--submit", "slurm", "--max-nodes", "4"], "options cannot be told apart"),
         (["--submit", "slurm", "--nodes", "4", "--submit-time", "60"], "allowed: 8:00:00, "),
+        (
+            ["--submit", "pbs", "--nodes", "4", "--ip", "login"],
+            "batch jobs of PBS do not get it; allowed: --access, or a --key-file",
+        ),
         (["--submit", "slurm", "--nodes", "4", "--", "a\nb"], "options for slurm are in one line"),
     ],
 )

@@ -41,18 +41,18 @@ def wanted(work: Work, *, most: int = 64, life: float | None = None) -> int:
         (Work(10_000, None, 4, idle=False), 64),
         (Work(0, 1.0, 4, idle=False), 0),
         (Work(1, 0.0, 4, idle=False), 1),
-        (Work(1000, 0.06, 4, idle=False), 1),  # a minute of work for two workers
-        (Work(1000, 0.6, 1, idle=False), 11),
+        (Work(1000, 0.06, 4, idle=False), 1),  # a minute of work
+        (Work(1000, 0.6, 1, idle=False), 21),
         (Work(10, 3600.0, 4, idle=False), 3),
     ],
 )
-def test_nodes_are_worth_it_if_each_worker_has_a_minute_to_do(work: Work, count: int) -> None:
+def test_nodes_are_worth_it_if_each_worker_has_half_a_minute_to_do(work: Work, count: int) -> None:
     assert wanted(work) == count
 
 
 def test_where_nodes_live_shorter_than_that_more_of_them_are_worth_it() -> None:
     work = Work(300, 0.2, 1, idle=False)
-    assert wanted(work) == 2
+    assert wanted(work) == 3
     assert wanted(work, life=20.0) == 4
 
 
