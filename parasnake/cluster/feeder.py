@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import getpass
 import logging
 import os
 import threading
@@ -143,7 +142,7 @@ class Feeder:
         self._go()
 
     def _listing(self) -> list[str]:
-        return self._system.listing(self._name, getpass.getuser())
+        return self._system.listing(self._name, str(os.getuid()))
 
     def _listed(self, said: str | BatchError) -> None:
         assert self._loop is not None

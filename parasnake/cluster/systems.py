@@ -100,7 +100,7 @@ class BatchSystem(Protocol):
         """
 
     def listing(self, name: str, user: str) -> list[str]:
-        """Return the command that lists the jobs of a name."""
+        """Return the command that lists the jobs of a name and a user, who may be a number."""
 
     def listed(self, name: str, output: str) -> list[BatchJob]:
         """Return what it has listed: all nodes that have not ended."""

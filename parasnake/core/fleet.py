@@ -21,7 +21,7 @@ SHARE = 10
 FIRST_RETRY_S, LAST_RETRY_S = 10.0, 600.0
 """Pauses after failures double from one to the other."""
 MAX_FAILURES = 8
-"""After so many in a row, about twenty minutes, no more are submitted."""
+"""After so many in a row, about twenty minutes, with no batch job left, no more are submitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Fleet:
     def __init__(self, most: int, *, life: float | None, together: int) -> None:
         self._most = most
         self._worth = WORTH_S if life is None else min(WORTH_S, life)
-        self._together = together
+        self._together = self._at_once = together
         self._jobs: frozenset[str] = frozenset()
         self._rounds: list[_Round] = []
         self._reached = 0
@@ -133,7 +133,7 @@ class Fleet:
     def changed(self, now: float) -> None:
         """An agent has gone: its batch job may have ended."""
         self._pause = FIRST_PAUSE_S
-        self._list_at = min(self._list_at, max(now + SOON_S, self._earliest, self._submit_at))
+        self._list_at = min(self._list_at, max(now + SOON_S, self._earliest))
 
     def listed(
         self,
@@ -147,6 +147,8 @@ class Fleet:
         """These there are, after ``took`` seconds; returns what is wrong with them, or ""."""
         self._doing = None
         before, self._jobs = self._jobs, frozenset(queued) | running
+        if before - self._jobs:
+            self._submit_at = now  # where there were too many there is room now
         self._earliest = now + SHARE * took
         self._list_at = max(now + self._pause, self._earliest)
         self._pause = min(2 * self._pause, LAST_PAUSE_S)
@@ -165,14 +167,20 @@ class Fleet:
         self._doing = None
         if not self._rounds or self._rounds[-1].listed:
             self._rounds.append(_Round(self._reached))
+        self._at_once = min(2 * self._at_once, self._together)
         self._pause = FIRST_PAUSE_S
         self._list_at = max(now + self._pause, self._earliest)
 
     def not_submitted(self, now: float) -> None:
-        """The batch system did not take them."""
-        self._doing = None
+        """The batch system did not take them; it may take fewer."""
+        assert isinstance(self._doing, Submit)
+        count, self._doing = self._doing.count, None
         self._steps.clear()
-        self._failed(now)
+        self._at_once = max(1, count // 2)
+        if count > 1:
+            self._list_at = max(now + SOON_S, self._earliest)
+        else:
+            self._failed(now)
 
     def cancelled(self) -> None:
         """They are cancelled, or could not be: the next list tells."""
@@ -198,7 +206,7 @@ class Fleet:
 
     def _failed(self, now: float) -> None:
         self._failures += 1
-        self.given_up = self._failures >= MAX_FAILURES
+        self.given_up = self._failures >= MAX_FAILURES and not self._jobs
         pause = min(FIRST_RETRY_S * 2 ** (self._failures - 1), LAST_RETRY_S)
         self._submit_at = now + pause
         self._list_at = max(self._submit_at, self._earliest)
@@ -212,8 +220,8 @@ class Fleet:
         if missing <= 0 or self.given_up or now < self._submit_at:
             return []
         return [
-            Submit(min(self._together, missing - begun))
-            for begun in range(0, missing, self._together)
+            Submit(min(self._at_once, missing - begun))
+            for begun in range(0, missing, self._at_once)
         ]
 
     def _wanted(self, work: Work) -> int:

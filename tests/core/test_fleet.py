@@ -147,44 +147,74 @@ def test_nothing_is_submitted_as_long_as_nobody_knows_what_there_is() -> None:
 # ---- what goes wrong
 
 
+def test_where_many_are_refused_fewer_are_tried_at_once() -> None:
+    new = started(most=9)
+    now = 0.0
+    for count in (9, 4, 2):
+        new.listed(now, [], set(), work=PLENTY)
+        assert new.next_step(now) == Submit(count)
+        new.not_submitted(now)
+        now += fleet.SOON_S
+        assert new.next_step(now) == List()
+    new.listed(now, [], set(), work=PLENTY)
+    for _ in range(2):
+        assert new.next_step(now) == Submit(1)
+        new.submitted(now)
+    assert new.next_step(now) == Submit(1), "planned before it was seen that one is taken"
+    new.not_submitted(now)
+    assert new.deadline == now + fleet.FIRST_RETRY_S, "as many as it takes are there"
+
+
+def fail(new: Fleet, now: float, running: set[str]) -> float:
+    """List, submit in vain; returns when it will list again."""
+    new.listed(now, [], running, work=PLENTY)
+    assert new.next_step(now) == Submit(1)
+    new.not_submitted(now)
+    assert new.deadline is not None
+    after = new.deadline
+    assert new.next_step(after) == List()
+    return after
+
+
 def test_submissions_that_fail_are_tried_again_with_growing_pauses_and_then_no_more() -> None:
-    new = started()
+    new = started(together=1)
     now = 0.0
     for number in range(fleet.MAX_FAILURES):
         assert not new.given_up
-        new.listed(now, [], set(), work=PLENTY)
-        assert new.next_step(now) == Submit(8)
-        new.not_submitted(now)
-        assert new.deadline is not None
-        assert new.deadline - now == min(10.0 * 2**number, 600.0)
-        now = new.deadline
-        assert new.next_step(now) == List()
+        after = fail(new, now, set())
+        assert after - now == min(10.0 * 2**number, 600.0)
+        now = after
     assert new.given_up
     new.listed(now, [], set(), work=PLENTY)
     assert new.next_step(now) is None
 
 
-def test_it_does_not_hurry_after_a_failure_because_an_agent_has_gone() -> None:
-    new = started()
-    new.listed(0.0, [], {"a"}, work=PLENTY)
-    assert new.next_step(0.0) == Submit(7)
+def test_as_long_as_there_are_batch_jobs_it_goes_on_trying() -> None:
+    new = started(together=1)
+    now = 0.0
+    for _ in range(2 * fleet.MAX_FAILURES):
+        now = fail(new, now, {"a"})
+    assert not new.given_up
+
+
+def test_one_that_has_ended_makes_room_for_another() -> None:
+    new = started(together=1)
+    new.listed(0.0, [], {"a", "b"}, work=PLENTY)
+    assert new.next_step(0.0) == Submit(1)
     new.not_submitted(0.0)
-    new.changed(1.0)
-    assert new.next_step(3.0) is None
-    assert new.next_step(10.0) == List()
+    for now, running in ((2.0, {"a", "b"}), (4.0, {"a"})):
+        new.changed(now - fleet.SOON_S)
+        assert new.next_step(now) == List()
+        new.listed(now, [], running, work=PLENTY)
+        assert new.next_step(now) == (Submit(1) if len(running) == 1 else None)
 
 
 def test_an_agent_that_reaches_the_server_makes_failures_forgotten() -> None:
-    new = started()
+    new = started(together=1)
     now = 0.0
     for _ in range(3 * fleet.MAX_FAILURES):
-        new.listed(now, [], set(), work=PLENTY)
-        new.next_step(now)
-        new.not_submitted(now)
+        now = fail(new, now, set())
         new.reached()
-        assert new.deadline is not None
-        now = new.deadline
-        new.next_step(now)
     assert not new.given_up
 
 
@@ -214,7 +244,7 @@ def test_batch_jobs_that_end_later_without_reaching_the_server_are_a_failure() -
     assert submit_and_list(new, 10.0, {"b", "c"}) == ""
     assert new.next_step(15.0) == Submit(6)
     new.not_submitted(15.0)
-    new.next_step(100.0)
+    assert new.next_step(100.0) == List()
     assert new.listed(100.0, [], {"c"}, work=PLENTY) == IN_VAIN, "the first submission is over"
 
 
