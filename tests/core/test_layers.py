@@ -49,7 +49,7 @@ LAYERS = [
             "script",
             "strikes",
         ),
-        *("tracebacks", "worker"),
+        *("timelimit", "tracebacks", "worker"),
     },
     # The shells.
     {
@@ -91,7 +91,9 @@ CORE = [
     "suspects",
     "pauses",
     "line",
+    "durations",
     "tasks",
+    "limits",
     "order",
     "forgotten",
     "stragglers",
