@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from helpers import wait_until
 from programs import Program, environment
 from proxy import Proxy
 from test_faults import SCRIPTS, started
+
+from parasnake import Parasnake
 
 RUN_HERE = """
 import sys
@@ -132,6 +135,34 @@ class TestAccessFile:
         assert here.wait(20) == 0, here.err
         assert server.wait() == 0
 
+    def test_from_python(self, tmp_path: Path) -> None:
+        app, access = Parasnake("double"), tmp_path / "job.access"
+        results: list[int] = []
+        numbers = iter(range(10))
+        app.new_data(lambda: next(numbers, None))
+        app.job_done(lambda: len(results) == 10)
+        app.result(results.append)
+        server = threading.Thread(
+            target=lambda: app.run(server=True, access=access, bind="127.0.0.1", progress=False)
+        )
+        node = Parasnake("double")
+        node.process(lambda n: 2 * n)
+        server.start()
+        node.run_here(access=str(access))
+        server.join(60)
+        assert sorted(results) == [2 * n for n in range(10)]
+        assert not access.exists()
+
+    def test_the_key_stands_in_no_log(self, farm: Farm) -> None:
+        server = farm.serve("patient.py", "-v")
+        key = farm.facts()["key"].removeprefix("parasnake-key:")
+        agent = farm.agent("patient.py", "-v")
+        farm.go()
+        assert (server.wait(), agent.wait()) == (0, 0)
+        for program in (server, agent):
+            assert key not in program.err
+            assert key not in program.out
+
     def test_a_local_run_needs_none(self, farm: Farm) -> None:
         local = farm.start("squares.py", "--local", "2", "--access", str(farm.access))
         assert local.wait() == 0, local.err
@@ -245,6 +276,38 @@ class TestTheEndOfAServer:
             agent.wait_for("is back, connected to the server")
             farm.go()
             assert (server.wait(), agent.wait()) == (0, 0), agent.err
+
+    def test_it_is_found_though_something_silent_is_where_it_was(self, farm: Farm) -> None:
+        """An agent does not wait a minute for its answer when the file says another place."""
+        journal = ("--journal", "job.journal")
+        server = farm.serve("patient.py", *journal)
+        agent = farm.agent("patient.py", "--reconnect-timeout", "30")
+        wait_until(lambda: started(farm.folder))
+        port = int(server.port())
+        server.kill()
+        server.wait()
+        with socket.create_server(("127.0.0.1", port)) as silent:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            with connection:
+                server = farm.serve("patient.py", *journal)
+                farm.go()
+                assert (server.wait(), agent.wait()) == (0, 0), agent.err
+
+    def test_a_bad_file_does_not_drive_away_who_has_lost_its_server(self, farm: Farm) -> None:
+        journal = ("--journal", "job.journal")
+        server = farm.serve("patient.py", *journal)
+        good = farm.access.read_text()
+        agent = farm.agent("patient.py")
+        wait_until(lambda: started(farm.folder))
+        farm.access.write_text("my thesis")
+        server.kill()
+        server.wait()
+        agent.wait_for("workers go on")
+        farm.access.write_text(good)
+        server = farm.serve("patient.py", *journal)
+        farm.go()
+        assert (server.wait(), agent.wait()) == (0, 0), agent.err
 
     def test_another_job_has_another_key_and_agents_find_it(self, farm: Farm) -> None:
         server = farm.serve("patient.py")
