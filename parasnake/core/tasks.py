@@ -20,6 +20,9 @@ TURNAROUND_S, MAX_PAUSE = 0.0005, 0.01
 """It has at least one in advance if it had to wait for this share of its time between two others."""
 MAX_BYTES_AHEAD = 3 << 24
 """A node is sent no more data in advance than this (one task is always allowed)."""
+NEAR_BYTES, FAST_LINK_BYTES_PER_S = 1 << 23, 1e9
+"""More than one task in advance needs so much at the most, and what a fast link carries meanwhile: what
+lies in the caches of a processor is moved at half the cost."""
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
 
@@ -139,7 +142,9 @@ class Node:
         by_time = (LOOK_AHEAD_S + self.delay) / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
         if TURNAROUND_S + self.delay > MAX_PAUSE * self.mean_seconds:
             by_time = max(by_time, 1.0)
-        by_bytes = MAX_BYTES_AHEAD / max(self.mean_bytes, 1.0)
+        mean_bytes = max(self.mean_bytes, 1.0)
+        enough = min(NEAR_BYTES + self.delay * FAST_LINK_BYTES_PER_S, MAX_BYTES_AHEAD)
+        by_bytes = max(enough / mean_bytes, min(MAX_BYTES_AHEAD / mean_bytes, 1.0))
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
 
 

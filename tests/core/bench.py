@@ -72,9 +72,9 @@ class Bench:
 
     # ---- what happens to it; what it does then
 
-    def join(self, letters: str, peer: int = 0) -> list[str]:
+    def join(self, letters: str, peer: int = 0, *, delay: float = 0.0) -> list[str]:
         for name in letters:
-            self.scheduler.join(key(name), PeerId(peer))
+            self.scheduler.join(key(name), PeerId(peer), delay=delay)
         return self.work()
 
     def come_back(self, name: str, *held: Holding) -> list[str]:
