@@ -24,6 +24,8 @@ SEND_BYTES = 1 << 22
 """A link gives way to others after it has written this much."""
 IOV_PIECES = 64
 """Pieces in one gathering write to a worker."""
+CHANNEL_READ_BYTES = 1 << 16
+"""Read from a worker at a time: of a long result no more, so that the rest goes to its place."""
 LINGER_SECONDS = 10.0
 """How long what is left to say may take to go out when a link is being closed."""
 LAST_READS = 64
@@ -334,8 +336,9 @@ class Channel(Link):
     def _read_once(self) -> bool:
         target = self._reader.target
         if target is None:
-            count = self._socket.recv_into(self._loop.scratch)
-            messages = self._reader.feed(self._loop.scratch[:count])
+            room = self._loop.scratch[:CHANNEL_READ_BYTES]
+            count = self._socket.recv_into(room)
+            messages = self._reader.feed(room[:count])
         else:
             count = self._socket.recv_into(target)
             messages = self._reader.filled(count)

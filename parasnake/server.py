@@ -25,6 +25,7 @@ from parasnake.core.farm import Farm, Job, Peer
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
+from parasnake.core.memory import LARGE_BYTES
 from parasnake.core.messages import Failure, Message, Pace, Parts, Quit, QuitKind
 from parasnake.core.rhythm import Rhythm
 from parasnake.core.scheduler import RETURN_GRACE_S
@@ -723,6 +724,8 @@ class Server:
         self.merge(step.task, step.payload, step.node, step.seconds)
         self._changed = True
         self._scheduler.settled(step.task)
+        if step.task.size + len(step.payload[0]) >= LARGE_BYTES:
+            self._farm.acknowledge()  # before the agent needs memory for more
 
     def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
         """Give a result to the ``result`` hook; one that cannot be rebuilt here is a failure."""

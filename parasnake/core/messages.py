@@ -12,7 +12,7 @@ Of ``Hello`` the first three fields never change, so that any two versions can r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -364,7 +364,7 @@ SMALL_PAYLOAD = 1 << 12
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
 JOIN_LIMIT = 1 << 14
-"""A payload shorter than this is sent as one piece with its head."""
+"""What is shorter than this is sent as one piece with what is before it."""
 OWN_BUFFER = 1 << 16
 """A payload longer than this is received straight into a buffer of its own."""
 
@@ -389,7 +389,22 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
     if size <= JOIN_LIMIT:
         return [b"".join((head, *payload))]
-    return [head, *payload]
+    return list(_joined(head, payload))
+
+
+def _joined(head: bytes, payload: Parts) -> Iterator[Buffer]:
+    """Yield long parts as they are, and what is short between them as one piece."""
+    short: list[Buffer] = [head]
+    for part in payload:
+        if len(part) <= JOIN_LIMIT:
+            short.append(part)
+            continue
+        if short:
+            yield b"".join(short)
+            short.clear()
+        yield part
+    if short:
+        yield b"".join(short)
 
 
 def _join_run(items: Sequence[tuple[Any, ...]], layout: Layout) -> bytes:
