@@ -449,6 +449,7 @@ class Server:
                 self._checkpoints.worked_since(begin)
             if self._journal is not None:
                 self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
+            self._throttle()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             self._tick(now)
@@ -462,7 +463,6 @@ class Server:
             self._farm.forgive(listened_at)
         if self._farm.tick(listened_at):
             self._changed = True
-        self._throttle()
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
