@@ -12,7 +12,7 @@ Of ``Hello`` the first three fields never change, so that any two versions can r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -364,7 +364,7 @@ SMALL_PAYLOAD = 1 << 12
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
 JOIN_LIMIT = 1 << 14
-"""What is shorter than this is sent as one piece with what is before it."""
+"""A payload shorter than this is sent as one piece with its head."""
 OWN_BUFFER = 1 << 16
 """A payload longer than this is received straight into a buffer of its own."""
 
@@ -389,22 +389,7 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
     if size <= JOIN_LIMIT:
         return [b"".join((head, *payload))]
-    return list(_joined(head, payload))
-
-
-def _joined(head: bytes, payload: Parts) -> Iterator[Buffer]:
-    """Yield long parts as they are, and what is short between them as one piece."""
-    short: list[Buffer] = [head]
-    for part in payload:
-        if len(part) <= JOIN_LIMIT:
-            short.append(part)
-            continue
-        if short:
-            yield b"".join(short)
-            short.clear()
-        yield part
-    if short:
-        yield b"".join(short)
+    return [head, *payload]
 
 
 def _join_run(items: Sequence[tuple[Any, ...]], layout: Layout) -> bytes:
@@ -543,8 +528,7 @@ class MessageReader:
         """Take note that the first ``count`` bytes of ``target`` have been filled."""
         long = self._long
         assert long is not None
-        long.free = long.free[count:]
-        if len(long.free):
+        if not long.filled(count):
             return []
         self._long = None
         return [long.finish()]
@@ -554,8 +538,9 @@ class MessageReader:
         messages: list[Any] = []
         view = memoryview(data)
         if self._long:
-            count = min(len(view), len(self._long.free))
-            self._long.free[:count] = view[:count]
+            free = self._long.free
+            count = min(len(view), len(free))
+            free[:count] = view[:count]
             messages += self.filled(count)
             view = view[count:]
         if self._rest:
@@ -593,18 +578,18 @@ class MessageReader:
     def _begin_long(
         self, kind: type[Any], length: int, body: memoryview, messages: list[Any]
     ) -> int:
-        """Allocate for a long payload once the fields before it are here; return the bytes taken."""
+        """Begin a long payload once the fields before it are here; return the bytes taken."""
         layout = self._layouts[kind]
         size = layout.struct.size
         if len(body) < (OWN_BUFFER if layout.texts else size):  # the texts must end in there
             return 0
         if layout.texts:
             size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
-        self._long = _LongMessage(kind, decode(kind, body[:size], self._layouts), length - size)
-        count = min(len(body) - size, len(self._long.free))
-        self._long.free[:count] = body[size : size + count]
-        messages += self.filled(count)
-        return size + count
+        head, start = decode(kind, body[:size], self._layouts), body[size:length]
+        self._long = _LongMessage(kind, head, length - size, start)
+        if size + len(start) == length:
+            messages += self.filled(0)
+        return size + len(start)
 
 
 class AnswerReader(MessageReader):
@@ -646,16 +631,42 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
 
 
 class _LongMessage:
-    """A message whose payload is still being received."""
+    """A message whose payload is still being received.
 
-    def __init__(self, kind: type[Any], head: tuple[Any, ...], length: int) -> None:
+    Memory for it is taken when more of it comes than its start: until then that of the message before
+    it may be free again.
+    """
+
+    def __init__(
+        self, kind: type[Any], head: tuple[Any, ...], length: int, start: memoryview
+    ) -> None:
         self._kind = kind
         self._head = head
-        try:
-            self._buffer = allocate(length)
-        except MemoryError as error:
-            raise MessageError(f"a message claims {length} bytes: no memory for it") from error
-        self.free = self._buffer
+        self._length = length
+        self._filled = len(start)
+        self._start = bytes(start) if self._filled < length else start
+        self._buffer: memoryview | None = None
+
+    @property
+    def free(self) -> memoryview:
+        """What has not been filled."""
+        return self._memory()[self._filled :]
+
+    def filled(self, count: int) -> bool:
+        """Take note that so many more bytes have been filled; true if that is all."""
+        self._filled += count
+        return self._filled == self._length
 
     def finish(self) -> Any:
-        return _make(self._kind, *self._head[:-1], (self._buffer,))
+        return _make(self._kind, *self._head[:-1], (self._memory(),))
+
+    def _memory(self) -> memoryview:
+        if self._buffer is None:
+            try:
+                self._buffer = allocate(self._length)
+            except MemoryError as error:
+                text = f"a message claims {self._length} bytes: no memory for it"
+                raise MessageError(text) from error
+            self._buffer[: len(self._start)] = self._start
+            self._start = b""
+        return self._buffer

@@ -110,12 +110,22 @@ class Session:
 
     @property
     def read_limit(self) -> int:
-        """How many bytes may be read from the socket now: few before the peer is authenticated."""
+        """How many bytes may be read from the socket now: few before the peer is authenticated.
+
+        And no more than to the end of a long payload: once that has been dealt with, the next may lie
+        in the same memory.
+        """
         if self._state is State.HANDSHAKE:
             return HANDSHAKE_BYTES - len(self._received)
         if self._state is State.PROOF:
             return OVERHEAD - len(self._received)
-        return 0 if self._state is State.BROKEN else READ_BYTES
+        if self._state is State.BROKEN:
+            return 0
+        target = self._reader.target
+        if target is None:
+            return READ_BYTES
+        records = -(-len(target) // MAX_PLAINTEXT)
+        return min(len(target) + records * OVERHEAD - len(self._received), READ_BYTES)
 
     @property
     def space(self) -> memoryview | None:

@@ -8,7 +8,12 @@ from enum import Enum, auto
 from hashlib import blake2b
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
+
 from .ids import Attempt, NodeKey, PeerId, TaskId
+from .memory import LARGE_BYTES
 from .messages import Parts
 from .suspects import MAX_FAILED_TASKS
 
@@ -23,6 +28,7 @@ MAX_BYTES_AHEAD = 3 << 24
 NEAR_BYTES, FAST_LINK_BYTES_PER_S = 1 << 23, 1e9
 """More than one task in advance needs so much at the most, and what a fast link carries meanwhile: what
 lies in the caches of a processor is moved at half the cost."""
+_MAC_KEY, _MAC_NONCE = b"parasnake digest", bytes(12)
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
 
@@ -272,8 +278,19 @@ class Policy:
 
 
 def digest_of(payload: Parts) -> bytes:
-    """Return the digest by which data is known again, 16 bytes."""
-    digest = blake2b(digest_size=16)
+    """Return the digest by which data is known again, 16 bytes.
+
+    Agents compute that of all large data that comes: AES-GMAC (NIST SP 800-38D) is ten times as fast as
+    a cryptographic hash. Its key is no secret: nobody who has the key of the job would gain anything by
+    data that differ and have the same digest, and others cannot send any.
+    """
+    if sum(map(len, payload)) < LARGE_BYTES:
+        digest = blake2b(digest_size=16)
+        for part in payload:
+            digest.update(part)
+        return digest.digest()
+    mac = Cipher(AES(_MAC_KEY), GCM(_MAC_NONCE)).encryptor()
     for part in payload:
-        digest.update(part)
-    return digest.digest()
+        mac.authenticate_additional_data(part)
+    mac.finalize()
+    return mac.tag
