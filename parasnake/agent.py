@@ -82,6 +82,9 @@ class WorkerProcess(Protocol):
     def take_output(self) -> tuple[int, int] | None:
         """Hand over the pipes to what it prints, if they are the agent's business."""
 
+    def open_answers(self) -> int | None:
+        """Give it a pipe by which to answer, if it takes one; returns the end to read."""
+
     def kill(self) -> None:
         """End it and whatever it started."""
 
@@ -441,6 +444,7 @@ class Agent:
         channel = Channel(
             self._loop,
             process.channel,
+            answers=process.open_answers(),
             on_messages=lambda messages: self._from_worker(node, messages),
             on_end=lambda reason, error: self._worker_ended(node, reason, error),
         )

@@ -24,8 +24,6 @@ SEND_BYTES = 1 << 22
 """A link gives way to others after it has written this much."""
 IOV_PIECES = 64
 """Pieces in one gathering write to a worker."""
-CHANNEL_READ_BYTES = 1 << 16
-"""Read from a worker at a time: of a long result no more, so that the rest goes to its place."""
 LINGER_SECONDS = 10.0
 """How long what is left to say may take to go out when a link is being closed."""
 LAST_READS = 64
@@ -55,6 +53,7 @@ class Link(ABC):
         self._on_end = on_end
         self._paused = False
         self._open = True
+        self._events = 0
         self._closing = False
         self._write_error: OSError | None = None
         self._watch()
@@ -79,6 +78,12 @@ class Link(ABC):
         if self._open:
             self._queue(message)
             self._loop.before_wait(self.flush)
+
+    def send_at_once(self, message: Message) -> None:
+        """Send a message to somebody who waits for it: others that may come soon go by themselves."""
+        if self._open:
+            self._queue(message)
+            self.flush()
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading."""
@@ -113,6 +118,7 @@ class Link(ABC):
         except OSError as error:
             # Told from the loop, never in the middle of what the owner is doing.
             self._write_error = error
+            self._events = 0
             self._loop.watch(self._socket, 0, self._ready)
             self._loop.call_in(0, self._hear_last_words)
             return
@@ -131,10 +137,16 @@ class Link(ABC):
         self.close()
 
     def _watch(self) -> None:
-        events = 0 if self._paused else READ
+        events = READ if self._reads_socket() and not self._paused else 0
         if self._has_output():
             events |= WRITE
-        self._loop.watch(self._socket, events, self._ready)
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._socket, events, self._ready)
+
+    def _reads_socket(self) -> bool:
+        """Whether the socket is what is to be read just now."""
+        return True
 
     def _ready(self, events: int) -> None:
         if events & WRITE:
@@ -286,12 +298,26 @@ class Connection(Link):
 
 
 class Channel(Link):
-    """The agent's end of the socket pair to a worker: the same messages, in clear."""
+    """The agent's end of the channel to a worker: the same messages, in clear.
+
+    Parameters
+    ----------
+    sock: goes to the worker and back
+    answers: a pipe by which the worker says everything but long payloads, if there is one; the
+        channel closes it
+    """
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, *, on_messages: OnMessages, on_end: OnEnd
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        *,
+        answers: int | None = None,
+        on_messages: OnMessages,
+        on_end: OnEnd,
     ) -> None:
-        self._reader = AnswerReader()
+        self._answers = answers
+        self._reader = AnswerReader(apart=answers is not None)
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 
@@ -305,6 +331,23 @@ class Channel(Link):
         with contextlib.suppress(OSError, ProtocolError):
             while self._open and self._read_once():
                 pass
+
+    def close(self) -> None:
+        """Close at once; nothing more is told."""
+        super().close()
+        answers, self._answers = self._answers, None
+        if answers is not None:
+            self._loop.watch(answers, 0, self._ready)
+            os.close(answers)
+
+    def _watch(self) -> None:
+        super()._watch()
+        if self._answers is not None:
+            here = not self._paused and not self._reader.in_payload
+            self._loop.watch(self._answers, READ if here else 0, self._ready)
+
+    def _reads_socket(self) -> bool:
+        return self._answers is None or self._reader.in_payload
 
     def _queue(self, message: Message) -> None:
         self._pieces += [memoryview(piece).cast("B") for piece in encode(message) if len(piece)]
@@ -335,13 +378,18 @@ class Channel(Link):
 
     def _read_once(self) -> bool:
         target = self._reader.target
-        if target is None:
-            room = self._loop.scratch[:CHANNEL_READ_BYTES]
-            count = self._socket.recv_into(room)
-            messages = self._reader.feed(room[:count])
-        else:
+        if target is not None:
             count = self._socket.recv_into(target)
             messages = self._reader.filled(count)
+        else:
+            scratch = self._loop.scratch
+            if self._answers is None:
+                count = self._socket.recv_into(scratch)
+            else:
+                count = os.readv(self._answers, [scratch])
+            messages = self._reader.feed(scratch[:count])
+        if self._answers is not None and (target is not None) != self._reader.in_payload:
+            self._watch()
         if messages:
             self._on_messages(messages)
         return count > 0

@@ -474,10 +474,12 @@ class Server:
             step = next_step()
             if step is None:
                 return False
-            kind = type(step)
-            if recorder is not None and kind in RECORDED:
-                recorder.before(step)
-            perform[kind](step)
+            if type(step) is tasks.Merge:
+                self._merge(step, until)
+            else:
+                if recorder is not None and type(step) in RECORDED:
+                    recorder.before(step)
+                perform[type(step)](step)
             if ends_by_hook and self._changed and self._is_done():
                 return True
             if now() >= until:
@@ -625,18 +627,20 @@ class Server:
             steps.CallInit: self._call_init,
             **dict.fromkeys(Reporter.TELLS, self._tell),
             tasks.AskData: self._ask_data,
-            tasks.Merge: self._merge,
             tasks.Fail: self._fail,
             tasks.TellTimeout: self._lost_node,
         }
 
-    def _send(self, step: steps.Send) -> None:
+    def _send(self, step: steps.Send, *, at_once: bool = False) -> None:
         connection = self._connections.get(step.peer)
         if connection is None:
             return  # it has ended, and the farm hears of that
         if isinstance(step.message, Quit):
             connection.drop_unsent()
-        connection.send(step.message)
+        if at_once:
+            connection.send_at_once(step.message)
+        else:
+            connection.send(step.message)
 
     def _drop(self, step: steps.Drop) -> None:
         connection = self._connections.pop(step.peer, None)
@@ -655,16 +659,16 @@ class Server:
 
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
-        until = self._loop.now() + ASK_SECONDS
+        now = self._loop.now
+        until = now() + ASK_SECONDS
         pace = self._pace_to(self._scheduler.nodes[step.node].peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
+        data: Any = None
         for _ in range(step.pieces):
             data = self.next_data(step.node)
             if data is None or data is EXHAUSTED:
-                self._give(step.node, given)
-                self._nothing_given(step.node, exhausted=data is EXHAUSTED)
-                return
+                break
             try:
                 parts = payload.wire_form(data, bytes_per_second=pace)
             except PayloadError as error:
@@ -672,10 +676,12 @@ class Server:
                 self._refuse(step.node, data, error)
                 return
             given.append((parts, data))
-            size += sum(map(len, parts))
-            if size > ASK_BYTES or self._loop.now() > until:
+            size += len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+            if size > ASK_BYTES or now() > until:
                 break
         self._give(step.node, given)
+        if data is None or data is EXHAUSTED:
+            self._nothing_given(step.node, exhausted=data is EXHAUSTED)
 
     def _give(self, node: NodeKey, pieces: list[tuple[Parts, Any]]) -> None:
         if not pieces:
@@ -685,8 +691,11 @@ class Server:
             first = self._scheduler.handed_out
             for task, (parts, _) in enumerate(pieces, first):
                 self._recorder.handed_out(TaskId(task), node, parts)
+        waits = not (
+            self._scheduler.nodes[node].open or self._recorder
+        )  # what is recorded comes first
         for send in self._farm.give(pieces):
-            self._send(send)
+            self._send(send, at_once=waits)
 
     def _refuse(self, node: NodeKey, data: object, error: PayloadError) -> None:
         self._scheduler.refuse(data, str(error), of_user_code(error))
@@ -720,12 +729,23 @@ class Server:
         self._drawn += data is not EXHAUSTED
         return data
 
-    def _merge(self, step: tasks.Merge) -> None:
-        self.merge(step.task, step.payload, step.node, step.seconds)
-        self._changed = True
-        self._scheduler.settled(step.task)
-        if step.task.size + len(step.payload[0]) >= LARGE_BYTES:
-            self._farm.acknowledge()  # before the agent needs memory for more
+    def _merge(self, step: tasks.Merge, until: float) -> None:
+        """Merge a result, and those that come next, while there is time and nobody wants an end."""
+        now, scheduler, recorder = self._loop.now, self._scheduler, self._recorder
+        one_by_one = self._hooks.job_done is not None
+        following: tasks.Merge | None = step
+        while following is not None:
+            if recorder is not None:
+                recorder.before(following)
+            task, node, seconds, parts = following
+            self.merge(task, parts, node, seconds)
+            self._changed = True
+            scheduler.settled(task)
+            if task.size >= LARGE_BYTES or (parts and len(parts[0]) >= LARGE_BYTES):
+                self._farm.acknowledge()  # before the agent needs memory for more
+            if one_by_one or self._over or now() >= until:
+                return
+            following = scheduler.next_merge()
 
     def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
         """Give a result to the ``result`` hook; one that cannot be rebuilt here is a failure."""
@@ -737,9 +757,12 @@ class Server:
                 reason = f"its result cannot be rebuilt on the server: {error}"
                 self.give_up(task, self._task_failed(task, node, reason, of_user_code(error)))
                 return
-            node_id = self._id_for(hook, task.owner)
             try:
-                hook(result=result, data=task.data, node_id=node_id)
+                if hook.only == "result":  # the quick way
+                    hook.function(result)
+                else:
+                    node_id = self._id_for(hook, task.owner)
+                    hook(result=result, data=task.data, node_id=node_id)
             except Exception as error:
                 raise HookError(hook.name) from error
         self._tally.merged += 1

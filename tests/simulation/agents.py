@@ -8,11 +8,10 @@ from typing import Any
 
 from parasnake import agent as shell
 from parasnake import payload
-from parasnake import worker as worker_shell
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import Buffer, Failure, Init, Message, Result
+from parasnake.core.messages import Buffer, Failure, Init, Message, Result, encode
 from parasnake.death import Death
 from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
@@ -38,7 +37,7 @@ class Network:
 
 
 class WorkerEnd:
-    """A worker's end of its channel, with the methods of a blocking socket that worker.py uses.
+    """A worker's end of its channel, with the methods that worker.py uses.
 
     It is read only when there is something, or when nobody would wait for it.
     """
@@ -51,9 +50,9 @@ class WorkerEnd:
         del nbytes, flags
         return self._end.recv_into(buffer)
 
-    def sendall(self, data: Buffer, /) -> None:
-        """As that of a socket."""
-        rest = memoryview(data).cast("B")
+    def say(self, pieces: list[Buffer], /) -> None:
+        """Write all of them."""
+        rest = memoryview(b"".join(pieces))
         while rest:
             rest = rest[self._end.send(rest) :]
 
@@ -92,6 +91,9 @@ class VirtualWorker:
 
     def take_output(self) -> None:
         """It prints nothing."""
+
+    def open_answers(self) -> None:
+        """Its channel is enough."""
 
     def kill(self) -> None:
         """End it."""
@@ -178,7 +180,7 @@ class VirtualWorker:
             index, self.computing = self.computing, None
             assert index is not None
             self._machine.computed(self.node, answer, index)
-        self._alive(lambda: worker_shell._send(WorkerEnd(self._end), answer))
+        self._alive(lambda: WorkerEnd(self._end).say(encode(answer)))
         if self.death is None:
             self._alive(self._worker._look)
         self._busy = False
