@@ -659,9 +659,11 @@ class Server:
 
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
-        now = self._loop.now
+        now, asked = self._loop.now, self._scheduler.nodes[step.node]
+        if asked.mean_bytes >= LARGE_BYTES and asked.peer in self._connections:
+            self._connections[asked.peer].flush()  # what was said before does not wait for a copy
         until = now() + ASK_SECONDS
-        pace = self._pace_to(self._scheduler.nodes[step.node].peer)
+        pace = self._pace_to(asked.peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
         data: Any = None
