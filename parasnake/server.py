@@ -60,6 +60,8 @@ ASK_BYTES = 1 << 20
 """So many bytes of data for one node are enough for a moment."""
 WORK_SECONDS = 0.003
 """How long hooks run on end before the sockets are looked at again."""
+SLOW_BYTES = 1 << 23
+"""To copy so much takes some milliseconds."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
 GOODBYE_SECONDS = 2.0
@@ -660,7 +662,7 @@ class Server:
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
         now, asked = self._loop.now, self._scheduler.nodes[step.node]
-        if asked.mean_bytes >= LARGE_BYTES and asked.peer in self._connections:
+        if asked.mean_bytes >= SLOW_BYTES and asked.peer in self._connections:
             self._connections[asked.peer].flush()  # what was said before does not wait for a copy
         until = now() + ASK_SECONDS
         pace = self._pace_to(asked.peer)

@@ -310,11 +310,14 @@ class Session:
             self._sealed, self._outgoing = None, _EMPTY
 
     def _seal_next(self) -> None:
-        """Make records: one long, with a short one before it where there is one."""
+        """Make records: one long, with a short one before and one behind it where there are such."""
         assert self._sealer is not None
         plaintexts = [self._next_plaintext()]
         size = len(plaintexts[0])
-        while self._messages and size < GATHER_BYTES:
+        while self._messages:
+            is_short = len(self._messages[0][0]) < OWN_BUFFER
+            if size >= GATHER_BYTES and (not is_short or len(plaintexts[-1]) <= GATHER_BYTES):
+                break
             plaintexts.append(self._next_plaintext())
             size += len(plaintexts[-1])
         self._queued_bytes -= size
