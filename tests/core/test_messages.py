@@ -208,6 +208,7 @@ def test_a_long_payload_may_take_the_memory_of_the_one_before(
     size = 10 * OWN_BUFFER
     reader = MessageReader(TO_WORKER)
     reader.feed(raw(Task, bytes(28) + bytes(10), length=28 + size))
+    assert reader.in_payload
     target = reader.target
     assert target is not None
     place = id(target.obj)
@@ -217,6 +218,7 @@ def test_a_long_payload_may_take_the_memory_of_the_one_before(
     assert id(reader.target.obj) == place
     [task] = reader.feed(bytes(size - 5))
     assert bytes(task.payload[0]) == b"start" + bytes(size - 5)
+    assert not reader.in_payload
 
 
 WELCOME_FIELDS = LAYOUTS[Welcome].struct.size
