@@ -363,6 +363,8 @@ SMALL_PAYLOAD = 1 << 12
 """A payload of up to this many bytes travels together with others."""
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
+MAX_PAYLOAD = 1 << 40
+"""Memory for a payload that claims more is asked for at once: nobody waits for what cannot come."""
 OWN_BUFFER = 1 << 16
 """A payload that makes a body longer than this is sent from where it is, and received the same way."""
 
@@ -664,6 +666,8 @@ class _LongMessage:
         self._filled = len(start)
         self._start = bytes(start) if self._filled < length else start
         self._buffer: memoryview | None = None
+        if length > MAX_PAYLOAD:
+            self._memory()
 
     @property
     def free(self) -> memoryview:

@@ -194,8 +194,17 @@ def test_a_long_payload_costs_no_memory_before_it_comes() -> None:
 
 @pytest.mark.parametrize("length", [1 << 62, (1 << 64) - 1])
 def test_a_length_that_no_memory_has(length: int) -> None:
+    with pytest.raises(MessageError, match="no memory for it"):
+        MessageReader(TO_WORKER).feed(raw(Task, bytes(28), length=length))
+
+
+def test_more_than_there_is_memory_for_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> memoryview:
+        raise MemoryError(size)
+
+    monkeypatch.setattr(core_messages, "allocate", refuse)
     reader = MessageReader(TO_WORKER)
-    reader.feed(raw(Task, bytes(28), length=length))
+    assert reader.feed(raw(Task, bytes(28), length=28 + (1 << 30))) == []
     with pytest.raises(MessageError, match="no memory for it"):
         reader.feed(b"more")
 
