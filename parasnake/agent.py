@@ -46,6 +46,7 @@ from parasnake.garbage import seldom_searched
 from parasnake.links import Channel, Connection
 from parasnake.loop import READ, Loop, Timer
 from parasnake.output import Printed, outlets_of
+from parasnake.timelimit import TimeLimit
 from parasnake.worker import NodeHooks
 
 log = logging.getLogger(__name__)
@@ -147,10 +148,18 @@ class Agent:
     config: settings
     key: the secret key, 32 bytes
     staff: where the workers come from
+    has_end: whether it goes when its time is over; not if its server goes then, too
     """
 
     def __init__(
-        self, app_name: str, digest: str, config: Config, key: bytes, staff: Staff
+        self,
+        app_name: str,
+        digest: str,
+        config: Config,
+        key: bytes,
+        staff: Staff,
+        *,
+        has_end: bool = True,
     ) -> None:
         self._name = app_name
         self._digest = digest
@@ -160,6 +169,9 @@ class Agent:
         self._server_address = config.server_address
         self._started_at = time.time()
         self._loop = Loop()
+        self._has_end = has_end
+        self._ends_at: float | None = None
+        self._end_timer: Timer | None = None
         self._crew = self._new_crew()
         self._call: net.Call | None = None
         self._connection: Connection | None = None
@@ -207,7 +219,7 @@ class Agent:
         try:
             with (
                 seldom_searched(),
-                self._loop.signals((signal.SIGINT, signal.SIGTERM), self._signalled),
+                self._loop.signals(batch.signals_of_the_end(), self._signalled),
             ):
                 try:
                     self._serve()
@@ -221,6 +233,8 @@ class Agent:
 
     def _serve(self) -> None:
         self._give_up_at = self._loop.now() + self._config.connect_timeout
+        if self._has_end:
+            TimeLimit(self._loop, self._config.time_limit, self._must_go_at).watch()
         self._dial()
         while not self._over:
             if self._stopped:
@@ -242,10 +256,20 @@ class Agent:
                 self._crew.answering(node, listened_at)
         self._crew.tick(listened_at, lambda node: self._posts[node].printed.last_lines())
 
+    def _must_go_at(self, when: float) -> None:
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._ends_at = when
+        self._end_timer = self._loop.call_at(when, self._time_is_over)
+        self._crew.ends(when, self._loop.now())
+
+    def _time_is_over(self) -> None:
+        self._go("its time limit is over", None)
+
     def _signalled(self, number: int) -> None:
         error = Interrupted(number)
         limit = ""
-        if number == signal.SIGTERM:
+        if number != signal.SIGINT:
             limit = batch.time_limit(os.environ, now=time.time(), started=self._started_at)
         self._go(f"{error}: {limit}" if limit else str(error), error)
 
@@ -266,7 +290,10 @@ class Agent:
             self._digest,
             socket.gethostname()[:HOST_LETTERS],
         )
-        return Crew(hello, self._staff.size, replace=self._staff.replaces)
+        crew = Crew(hello, self._staff.size, replace=self._staff.replaces)
+        if self._ends_at is not None:
+            crew.ends(self._ends_at, self._loop.now())
+        return crew
 
     # ---- reaching the server
 

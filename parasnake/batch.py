@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 
 NEAR_SECONDS = 150.0
 """Batch systems send their signal some time before the end: Slurm up to a minute early, if asked to."""
+
+
+_END_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+
+def signals_of_the_end() -> list[signal.Signals]:
+    """The signals that ask an agent to go; batch systems send the last three as a warning."""
+    return [getattr(signal, name) for name in _END_SIGNALS if hasattr(signal, name)]
+
+
+def end_of_job(environ: Mapping[str, str], *, started: float) -> float | None:
+    """Say when the batch job ends in which this process runs, in seconds since the epoch.
+
+    None if that is not known: no batch system, or one that does not say. ``started`` is when this
+    process began; it counts for batch systems that tell how long a job may run, but not until when.
+    """
+    end = _number(environ, "SLURM_JOB_END_TIME")
+    walltime = _number(environ, "PBS_WALLTIME")
+    return started + walltime if end is None and walltime is not None else end
+
+
+def end_told_by_scontrol(job: str) -> float | None:
+    """Say when a Slurm job ends, from what ``scontrol -o show job`` prints about it."""
+    for word in job.split():
+        name, _, value = word.partition("=")
+        if name == "EndTime":
+            try:
+                return time.mktime(time.strptime(value, "%Y-%m-%dT%H:%M:%S"))
+            except (ValueError, OverflowError):
+                return None
+    return None
 
 
 def time_limit(environ: Mapping[str, str], *, now: float, started: float) -> str:
@@ -18,12 +50,10 @@ def time_limit(environ: Mapping[str, str], *, now: float, started: float) -> str
     now, started: the time now and when this process began, in seconds since the epoch. It counts for
         batch systems that tell how long a job may run, but not until when
     """
-    end = _number(environ, "SLURM_JOB_END_TIME")
-    job = f"Slurm job {environ.get('SLURM_JOB_ID', '?')}"
-    if end is None:
-        walltime = _number(environ, "PBS_WALLTIME")
-        end = started + walltime if walltime is not None else None
-        job = f"PBS job {environ.get('PBS_JOBID', '?')}"
+    end = end_of_job(environ, started=started)
+    is_slurm = _number(environ, "SLURM_JOB_END_TIME") is not None
+    name, job_id = ("Slurm", "SLURM_JOB_ID") if is_slurm else ("PBS", "PBS_JOBID")
+    job = f"{name} job {environ.get(job_id, '?')}"
     if end is None or now < end - NEAR_SECONDS:
         return ""
     clock = time.strftime("%H:%M:%S", time.localtime(end))

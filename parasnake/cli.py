@@ -71,6 +71,13 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"metavar": "SECONDS", "help": "how long a node waits for a lost server (300)"},
     ),
     (
+        ("--time-limit",),
+        {
+            "metavar": "TIME",
+            "help": "how long a node may run: seconds, H:MM:SS or D-H:MM:SS (until its batch job ends)",
+        },
+    ),
+    (
         ("--compression",),
         {
             "metavar": "HOW",

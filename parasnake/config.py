@@ -96,6 +96,21 @@ def _seconds(*, zero: bool) -> Callable[[Any], float]:
     return check
 
 
+_CLOCK = re.compile(r"(?:(\d{1,4})-)?(\d{1,4}):([0-5]\d):([0-5]\d)", re.ASCII)
+
+
+def _duration(value: Any) -> float:
+    """Seconds above 0, also as ``H:MM:SS`` or ``D-H:MM:SS``."""
+    if isinstance(value, str) and (match := _CLOCK.fullmatch(value)):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        value = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    return _seconds(zero=False)(value)
+
+
+def _read_duration(text: str) -> float | str:
+    return text if ":" in text else _read_float(text)
+
+
 def _workers(value: Any) -> int | str:
     if not isinstance(value, str):
         return _whole(1)(value)
@@ -173,6 +188,7 @@ class Config:
     heartbeat_timeout: seconds of silence after which a node counts as lost
     connect_timeout: seconds that a node waits for its server to appear
     reconnect_timeout: seconds that an agent waits for its server to come back
+    time_limit: seconds after which an agent goes; None: when its batch job ends, if that is known
     task_timeout: seconds that a task may take before its worker is ended; None: as many as it needs
     speculate: whether tasks that take long are given to idle nodes as well
     compression: whether data and results are compressed; "auto": where a slow link makes it pay
@@ -229,6 +245,12 @@ class Config:
     reconnect_timeout: float = field(
         default=300.0,
         metadata=_rule("a number of seconds from 0", _seconds(zero=True), _read_float),
+    )
+    time_limit: float | None = field(
+        default=None,
+        metadata=_rule(
+            "a number of seconds above 0, or H:MM:SS, or D-H:MM:SS", _duration, _read_duration
+        ),
     )
     task_timeout: float | None = field(
         default=None,

@@ -27,8 +27,8 @@ _PR_SET_PDEATHSIG = 1
 STDERR = 2
 
 # What a batch system or a terminal sends to every process of a job.
-_FOR_THE_PARENT_ONLY = ("SIGINT", "SIGTERM")
-_HANDLERS_OF_THE_PARENT = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+_FOR_THE_PARENT_ONLY = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+_HANDLERS_OF_THE_PARENT = (*_FOR_THE_PARENT_ONLY, "SIGHUP", "SIGCHLD")
 
 # The variables by which libraries size their thread pools when they are loaded.
 POOL_VARIABLES = (
@@ -104,7 +104,7 @@ def signals_of_the_parent() -> set[signal.Signals]:
 
 
 def set_signal_handlers(*, deaf: bool) -> None:
-    """Drop the parent's handlers; the deaf leave SIGINT and SIGTERM to their parent."""
+    """Drop the parent's handlers; the deaf leave to it what asks it to go, such as SIGTERM."""
     signal.set_wakeup_fd(-1)
     for number in signals_of_the_parent():
         if deaf and number.name in _FOR_THE_PARENT_ONLY:

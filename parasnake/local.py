@@ -46,7 +46,8 @@ def _be_agent(  # noqa: PLR0917  # a partial fills them in
     if not log.isEnabledFor(logging.DEBUG):  # its server says the same
         logging.getLogger(Agent.__module__).setLevel(logging.ERROR)
     try:
-        Agent(app_name, digest, config, key, _Telling(staff, channel) if tells else staff).run()
+        told = _Telling(staff, channel) if tells else staff
+        Agent(app_name, digest, config, key, told, has_end=False).run()
     except ParasnakeError as error:
         log.debug("%s: local agent: %s", app_name, error)
         sys.exit(error.exit_status)

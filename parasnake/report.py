@@ -26,6 +26,7 @@ LINE_SECONDS = 0.5
 FIRST_LOG_S, LAST_LOG_S = 10.0, 600.0
 """Without a terminal a line comes after this time, then ever more seldom up to the second one."""
 ONCE_A = 60.0
+LEAST_LOST_SECONDS = 0.001
 MAX_CAUSES = 3
 """So many different causes of workers' deaths are in the summary."""
 MAX_SOURCES = 100
@@ -50,6 +51,8 @@ class Tally:
     dead_workers: int = 0
     causes: Counter[str] = field(default_factory=Counter)
     """Of the deaths of workers."""
+    lost_seconds: float = 0.0
+    """How long nodes that were lost, or had to go, had computed in vain."""
     strikes: int = 0
     """Of chaos."""
 
@@ -68,6 +71,8 @@ class Tally:
         if self.dead_workers:
             dead = f"{self.dead_workers} {_plural('worker', self.dead_workers)} died"
             parts.append(f"{dead} ({self._common_causes()})" if self.causes else dead)
+        if self.lost_seconds >= LEAST_LOST_SECONDS:
+            parts.append(f"{duration(self.lost_seconds)} of computing lost with nodes")
         if self.strikes:
             parts.append(f"{self.strikes} {_plural('strike', self.strikes)} of chaos")
         if self.replayed:
@@ -218,6 +223,7 @@ class Reporter:
         farm.NodeEnded,
         tasks.Retry,
         tasks.SetAside,
+        tasks.TooLong,
         tasks.Reclaimed,
     )
     """The steps that ``tell`` takes."""
@@ -279,6 +285,13 @@ class Reporter:
                     seconds,
                     failures,
                     reason,
+                )
+            case tasks.TooLong(longest_life):
+                log.warning(
+                    "%s: tasks take longer than nodes may run (%s at the most): they are tried all the "
+                    "same, and may never end; give the nodes more time, or make tasks smaller",
+                    self._name,
+                    duration(longest_life),
                 )
             case tasks.Reclaimed(count):
                 log.warning(

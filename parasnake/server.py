@@ -389,6 +389,7 @@ class Server:
             )
 
     def _summary(self) -> str:
+        self._tally.lost_seconds = self._scheduler.lost_seconds
         return self._tally.summary(self._loop.now())
 
     def _open(self) -> None:

@@ -57,6 +57,7 @@ def test_defaults() -> None:
         "compression": "auto",
         "max_attempts": 3,
         "max_losses": 10,
+        "time_limit": None,
         "task_timeout": None,
         "speculate": True,
         "secret_key": None,
@@ -124,6 +125,9 @@ def test_repr_has_no_key() -> None:
         ("compression", "off", "off"),
         ("compression", "zstd", "zstd"),
         ("max_losses", 1, 1),
+        ("time_limit", 20, 20.0),
+        ("time_limit", "8:00:00", 28800.0),
+        ("time_limit", "2-00:30:05", 174605.0),
         ("task_timeout", 1, 1.0),
         ("chaos", -1, -1),
         ("speculate", False, False),
@@ -153,6 +157,7 @@ PORT = "a whole number from 0 to 65535; 0 lets a server take any free port"
 WORKERS = "a whole number from 1, or 'auto' for every core that this process may use"
 CHAOS = "a whole number, which says what will happen to the local run"
 FROM_ONE = "a whole number from 1"
+CLOCK = "a number of seconds above 0, or H:MM:SS, or D-H:MM:SS"
 ABOVE_ZERO = "a number of seconds above 0"
 
 
@@ -193,6 +198,10 @@ ABOVE_ZERO = "a number of seconds above 0"
         ("heartbeat_timeout", "10", "'10'", ABOVE_ZERO),
         ("connect_timeout", -1, "-1", "a number of seconds from 0"),
         ("reconnect_timeout", -1, "-1", "a number of seconds from 0"),
+        ("time_limit", "0:00:00", "'0:00:00'", CLOCK),
+        ("time_limit", "90:00", "'90:00'", CLOCK),
+        ("time_limit", "1:60:00", "'1:60:00'", CLOCK),
+        ("time_limit", "20", "'20'", CLOCK),
         ("max_attempts", 0, "0", FROM_ONE),
         ("max_losses", 0, "0", FROM_ONE),
         ("key_file", "", "''", "the name of a file that holds a key"),
@@ -397,7 +406,7 @@ def test_unknown_argument(name: str, meant: str | None) -> None:
         f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, bind, chaos, "
         f"compression, config, connect_timeout, heartbeat_timeout, ip, journal, key_file, "
         f"max_attempts, max_losses, port, progress, reconnect_timeout, secret_key, speculate, "
-        f"start_method, task_timeout, verbose, workers"
+        f"start_method, task_timeout, time_limit, verbose, workers"
     )
 
 

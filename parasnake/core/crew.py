@@ -41,6 +41,7 @@ from .messages import (
     Taken,
     Task,
     Tasks,
+    TimeLeft,
     Want,
     Welcome,
 )
@@ -209,6 +210,7 @@ class Crew:
         self._workers: dict[NodeKey, Worker] = {}
         self._welcome: Welcome | None = None
         self._pace: Pace | None = None
+        self._ends_at: float | None = None
         self._failed_starts = 0
         self._leaving = False
         self._in = False  # whether the server on this connection has taken us
@@ -259,7 +261,7 @@ class Crew:
             return
         match message:
             case Welcome():
-                self._welcomed(message)
+                self._welcomed(message, now)
             case Init(node):
                 if node in self._workers:
                     self._workers[node].has_init = True
@@ -280,10 +282,12 @@ class Crew:
             case _:
                 raise MessageError(f"a server may not send {type(message).__name__}")
 
-    def _welcomed(self, welcome: Welcome) -> None:
+    def _welcomed(self, welcome: Welcome, now: float) -> None:
         if self._in:
             raise MessageError("a second Welcome")
         self._in = True
+        if self._ends_at is not None:
+            self.ends(self._ends_at, now)
         hello, before = self._hello, self._welcome
         found = differences(welcome.server_python, welcome.digest, hello.python, hello.digest)
         if before is not None and before.job == welcome.job:
@@ -418,6 +422,11 @@ class Crew:
         if not self._in and not self._leaving:
             text = f"the connection to the server was lost: {reason}"
             self._leave(text, ConnectionLostError(text))
+
+    def ends(self, at: float, now: float) -> None:
+        """This agent has to go at that time: the server shall know."""
+        self._ends_at = at
+        self._say(TimeLeft(max(0.0, at - now)))
 
     # ---- the workers
 

@@ -40,6 +40,7 @@ from .messages import (
     Taken,
     Task,
     Tasks,
+    TimeLeft,
     Want,
     Welcome,
 )
@@ -96,6 +97,8 @@ class Peer:
     """Of the results since then, and of their data: what it keeps until it hears more."""
     delay: float = 0.0
     """Seconds that a message and its answer are on their way."""
+    ends_at: float | None = None
+    """When it has to go, if that is known."""
 
     @property
     def name(self) -> str:
@@ -295,6 +298,10 @@ class Farm:
             case Dropped(node, task, attempt):
                 self._own(peer, node)
                 self.scheduler.dropped(node, task, attempt)
+            case TimeLeft(seconds):
+                peer.ends_at = self.scheduler.now + seconds
+                for node in peer.nodes:
+                    self.scheduler.ends(node, peer.ends_at)
             case Held():
                 self._hold(peer, message)
             case Ready(node):
@@ -403,7 +410,7 @@ class Farm:
             raise MessageError("Ready for a node that is there already")
         peer.nodes[node] = None
         held = peer.held.pop(node, [])
-        wanted = self.scheduler.join(node, peer.id, held, delay=peer.delay)
+        wanted = self.scheduler.join(node, peer.id, held, delay=peer.delay, ends_at=peer.ends_at)
         self._steps.append(NodeJoined(peer, node))
         for holding, is_wanted in zip(held, wanted, strict=True):
             named = node, holding.task, holding.attempt

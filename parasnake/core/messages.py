@@ -140,6 +140,12 @@ class Dropped(NamedTuple):
     attempt: Attempt
 
 
+class TimeLeft(NamedTuple):
+    """Agent to server: it has to go after so many seconds; said again when that has changed."""
+
+    seconds: float
+
+
 class NodeGone(NamedTuple):
     """Agent to server: a worker has ended; if it ``died``, ``reason`` is the cause of its death.
 
@@ -272,6 +278,7 @@ Message = (
     | Failure
     | Held
     | Dropped
+    | TimeLeft
     | NodeGone
     | NodeBroken
     | Heartbeat
@@ -323,6 +330,7 @@ LAYOUTS: dict[type[Message], Layout] = {
     Held: Layout(10, "16sQI16s?"),
     Results: Layout(11, "16s", run="QIdI"),
     Dropped: Layout(12, "16sQI"),
+    TimeLeft: Layout(13, "d"),
     Welcome: Layout(64, "16sd?16sd", texts=2, payload=True),
     Refused: Layout(65, "B", texts=1),
     Init: Layout(66, "16s16s", payload=True),
@@ -345,8 +353,8 @@ def _make(kind: type[Any], *fields: object) -> Any:
 
 FROM_AGENT = frozenset(
     {
-        *(Hello, AskInit, Held, Ready, Result, Results, Failure, Dropped, NodeGone, Heartbeat),
-        Goodbye,
+        *(Hello, TimeLeft, AskInit, Held, Ready, Result, Results, Failure, Dropped, NodeGone),
+        *(Heartbeat, Goodbye),
     }
 )
 FROM_SERVER = frozenset({Welcome, Refused, Init, Task, Tasks, Want, Taken, Pace, Cancel, Quit})

@@ -16,6 +16,7 @@ from itertools import islice
 
 from .forgotten import Forgotten
 from .ids import Attempt, NodeKey, PeerId, TaskId
+from .limits import Limits
 from .line import Line
 from .messages import Parts
 from .order import InOrder
@@ -37,6 +38,7 @@ from .tasks import (
     SetAside,
     Step,
     TellTimeout,
+    TooLong,
     Withdraw,
     digest_of,
 )
@@ -78,9 +80,13 @@ class Scheduler:
         self._aside = self._suspects.aside
         self._stragglers = Stragglers(wanted=policy.speculate)
         self._sharing = Sharing()
+        self._limits = Limits()
+        self._told_too_long = False
         self._moves: deque[tuple[OpenTask, NodeKey, NodeKey]] = deque()  # from whom to whom
         self.now = 0.0
         """The time, as far as it was told; it may be set to a later one at any moment."""
+        self.lost_seconds = 0.0
+        """How long nodes had computed what they were lost with."""
         self._asked: NodeKey | None = None
         self._pause = FIRST_PAUSE_S
         self._ask_again_at: float | None = None
@@ -231,14 +237,23 @@ class Scheduler:
     # ---- nodes
 
     def join(
-        self, key: NodeKey, peer: PeerId, held: Sequence[Holding] = (), *, delay: float = 0.0
+        self,
+        key: NodeKey,
+        peer: PeerId,
+        held: Sequence[Holding] = (),
+        *,
+        delay: float = 0.0,
+        ends_at: float | None = None,
     ) -> list[bool]:
         """A node is ready for tasks, or has returned with some that it holds, in its order.
 
-        A message to it and its answer take ``delay`` seconds. Returns for each of the tasks whether
-        it is still wanted. If so, its result counts like any other; a finished one must be asked for.
+        A message to it and its answer take ``delay`` seconds; it has to go at ``ends_at``. Returns for
+        each of the tasks whether it is still wanted. If so, its result counts like any other; a
+        finished one must be asked for.
         """
         node = self._nodes[key] = Node(key, peer, delay, owes=self._owed.get(key))
+        if ends_at is not None:
+            self._limits.ends(node, ends_at, self.now)
         wanted = [self._adopt(node, holding) for holding in held]
         self._release(task for task in self._awaited.pop(key, ()) if task.id in self._awaiting)
         self._refresh(node)
@@ -278,6 +293,12 @@ class Scheduler:
             self._awaited.clear()
             self._grace_over_at = None
 
+    def ends(self, key: NodeKey, at: float) -> None:
+        """A node has to go at this time: it gets nothing that would take longer."""
+        node = self._nodes.get(key)
+        if node is not None:
+            self._limits.ends(node, at, self.now)
+
     def spare(self, *whom: NodeKey | PeerId) -> None:
         """Somebody ends these nodes, or breaks these connections, on purpose: no task is to blame.
 
@@ -311,6 +332,10 @@ class Scheduler:
                 continue  # it had been left to the user
             task.left_by(node.key)
             if task_id == first and not node.unwanted:
+                ran_for = self.now - node.begun_at
+                self.lost_seconds += ran_for
+                if node.ends_at is not None and loss is not Loss.DIED:
+                    self._limits.cut(task, ran_for)
                 self._charge(task, node, loss, reason)
             if self._spent(task):
                 self._fail(task, node.key, reason, remote)
@@ -512,19 +537,21 @@ class Scheduler:
         node = self._nodes.get(key)
         if node is None:
             return 0, 0
-        count, total_seconds, total_size = 0, 0.0, 0
+        count, total_seconds, total_size, longest = 0, 0.0, 0, 0.0
         for task_id, attempt, seconds, payload in answers:
             task = self._finish_attempt(node, task_id, attempt)
             if task is not None:
                 size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
                 count += 1
                 total_seconds += seconds
+                longest = max(longest, seconds)
                 total_size += task.size + size
                 self._close(task, size)
                 self._end(Merge(task, key, seconds, payload))
         node.begun_at = self.now
         if count:
             node.learn(total_seconds, total_size, count)
+            self._limits.came(node, longest)
             if self._suspects.exist:
                 self._suspects.succeeded(node.peer)
             self._stragglers.results_came(count, total_seconds, self.now)
@@ -593,6 +620,9 @@ class Scheduler:
         """Return the next thing to do, or None when there is nothing to do but wait."""
         if self._stopped:
             return None
+        if self._limits.too_long and not self._told_too_long:
+            self._told_too_long = True
+            self._steps.append(TooLong(self._limits.longest_life))
         if self._steps:
             return self._steps.popleft()
         if self._in_vain and (withdraw := self._withdraw()) is not None:
@@ -635,15 +665,20 @@ class Scheduler:
 
     def _idle_nodes(self) -> Iterator[Node]:
         """Nodes that have nothing to do and may get something."""
-        nodes, aside = self._nodes, self._aside
-        return (node for key in self._idle if (node := nodes[key]).peer not in aside)
+        nodes = self._nodes
+        return (node for key in self._idle if self._may_get(node := nodes[key]))
+
+    def _may_get(self, node: Node) -> bool:
+        """Whether a node is not set aside, and has time enough for one task more."""
+        if node.peer in self._aside:
+            return False
+        return node.ends_at is None or self._limits.room(node, self.now) > 0
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
         yield from self._idle_nodes()
-        nodes, aside = self._nodes, self._aside
         for key in self._hungry:
-            if key not in self._idle and (node := nodes[key]).peer not in aside:
+            if key not in self._idle and self._may_get(node := self._nodes[key]):
                 yield node
 
     def _waiting_for(self, node: Node) -> OpenTask | None:
@@ -651,7 +686,12 @@ class Scheduler:
         return next((task for task in self._waiting if self._may_go_to(task, node)), None)
 
     def _may_go_to(self, task: OpenTask, node: Node) -> bool:
-        """Whether it went wrong less near to this node than to all others: same node, same agent."""
+        """Whether it went wrong less near to this node than to all others: same node, same agent.
+
+        And whether it has the time.
+        """
+        if task.ran_for and not self._limits.suits(task, node, self.now):
+            return False
         near = self._nearness(task, node)
         return not near or not any(
             self._nearness(task, other) < near
@@ -714,7 +754,8 @@ class Scheduler:
         begun = 0 if node.unwanted else 1
         behind = map(self._tasks.get, reversed(list(node.open)[begun:]))
         free = (task for task in behind if task and not task.also and idle.key not in task.tried)
-        return list(islice(free, min(node.load // 2, idle.depth)))[::-1]
+        most = min(node.load // 2, idle.depth, self._limits.room(idle, self.now))
+        return list(islice(free, most))[::-1]
 
     # ---- stragglers
 
@@ -735,7 +776,9 @@ class Scheduler:
         good = [
             node
             for node in map(self._nodes.__getitem__, self._idle)
-            if node.key not in task.tried and node.peer not in self._aside
+            if node.key not in task.tried
+            and self._may_get(node)
+            and self._limits.suits(task, node, self.now)
         ]
         worse = task.tried | {first.peer}
         return min(good, key=lambda node: node.peer in worse, default=None)
@@ -835,7 +878,8 @@ class Scheduler:
         """How many more tasks it shall get now: one only as long as others have none."""
         if self._policy.by_node or (node.key in self._idle and len(self._idle) > 1):
             return 1
-        return node.depth - len(node.open) - len(node.unwanted)
+        room = node.depth - len(node.open) - len(node.unwanted)
+        return room if node.ends_at is None else min(room, self._limits.room(node, self.now))
 
     def _something_changed(self) -> None:
         """A merge, a join, a loss: whoever had no data before may be asked again."""

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
+from .durations import Durations
 from .ids import Attempt, NodeKey, PeerId, TaskId
 from .memory import LARGE_BYTES
 from .messages import Parts
@@ -73,6 +74,8 @@ class OpenTask:
     """In the manner of 0.1: the user forgot it, so that it is the library's from then on."""
     lost_with: frozenset[NodeKey] = field(default=frozenset(), init=False)
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
+    ran_for: float = field(default=0.0, init=False)
+    """For how long a node that had to go had computed it in vain, in seconds."""
 
     @property
     def newest(self) -> Attempt:
@@ -118,6 +121,10 @@ class Node:
     """How many open tasks it should have: one until it is known how long they take."""
     owes: TaskId | None = None
     """Strict alternation: the task handed out under its name that is not merged yet."""
+    ends_at: float | None = None
+    """When it has to go, if that is known."""
+    took: Durations = field(default_factory=Durations)
+    """How long its tasks have taken."""
 
     @property
     def load(self) -> int:
@@ -233,6 +240,12 @@ class SetAside(NamedTuple):
     reason: str
 
 
+class TooLong(NamedTuple):
+    """Step: nothing to do but to warn, once: tasks take longer than any node is there."""
+
+    longest_life: float
+
+
 class TellTimeout(NamedTuple):
     """Step: call the ``node_timeout`` hook."""
 
@@ -245,7 +258,18 @@ class Reclaimed(NamedTuple):
     tasks: int
 
 
-Step = Assign | AskData | Merge | Fail | Retry | Withdraw | SetAside | TellTimeout | Reclaimed
+Step = (
+    Assign
+    | AskData
+    | Merge
+    | Fail
+    | Retry
+    | Withdraw
+    | SetAside
+    | TooLong
+    | TellTimeout
+    | Reclaimed
+)
 
 
 def as_it_is(payload: Parts) -> Parts:

@@ -9,6 +9,7 @@ retry 3 by b: why     told only
 timeout a         the node_timeout hook
 reclaim 2         told only
 aside 1 for 10: why   told only: agent 1
+too long: 20      told only: nodes are there for 20 s at the most
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from parasnake.core.tasks import (
     SetAside,
     Step,
     TellTimeout,
+    TooLong,
     Withdraw,
     digest_of,
 )
@@ -72,9 +74,12 @@ class Bench:
 
     # ---- what happens to it; what it does then
 
-    def join(self, letters: str, peer: int = 0, *, delay: float = 0.0) -> list[str]:
+    def join(
+        self, letters: str, peer: int = 0, *, life: float | None = None, delay: float = 0.0
+    ) -> list[str]:
+        ends_at = None if life is None else self.now + life
         for name in letters:
-            self.scheduler.join(key(name), PeerId(peer), delay=delay)
+            self.scheduler.join(key(name), PeerId(peer), ends_at=ends_at, delay=delay)
         return self.work()
 
     def come_back(self, name: str, *held: Holding) -> list[str]:
@@ -158,6 +163,8 @@ class Bench:
                 return [f"retry {task.id} by {letter(node)}: {reason}"]
             case SetAside(_, peer, _, seconds, reason):
                 return [f"aside {peer} for {seconds:g}: {reason}"]
+            case TooLong(longest_life):
+                return [f"too long: {longest_life:g}"]
             case TellTimeout(node):
                 return [f"timeout {letter(node)}"]
             case Reclaimed(tasks):

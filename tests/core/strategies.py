@@ -35,6 +35,7 @@ from parasnake.core.messages import (
     Taken,
     Task,
     Tasks,
+    TimeLeft,
     Want,
     Welcome,
 )
@@ -83,6 +84,7 @@ def of_kind(kind: type[Message], payload: st.SearchStrategy[Parts]) -> st.Search
         NodeGone: [nodes, st.booleans(), st.booleans(), texts, texts],
         NodeBroken: [nodes, texts, texts],
         Heartbeat: [],
+        TimeLeft: [seconds],
         Goodbye: [texts, texts],
         Welcome: [jobs, seconds, st.booleans(), jobs, seconds, texts, texts, payload],
         Refused: [codes, texts],

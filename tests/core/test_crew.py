@@ -41,6 +41,7 @@ from parasnake.core.messages import (
     Results,
     Task,
     Tasks,
+    TimeLeft,
     Welcome,
 )
 from parasnake.errors import (
@@ -727,3 +728,21 @@ def test_nobody_is_ended_for_taking_long_when_all_leave() -> None:
     steps(crew)
     crew.tick(200.0)
     assert steps(crew) == []
+
+
+# ---- time limits
+
+
+def test_the_server_is_told_when_an_agent_has_to_go() -> None:
+    crew = Crew(HELLO, 1)
+    crew.ends(100.0, now=10.0)
+    assert steps(crew) == [ToServer(HELLO)], "not before it has taken us"
+    crew.message(WELCOME, 40.0)
+    assert steps(crew)[:2] == [ToServer(TimeLeft(60.0)), Joined([])]
+    crew.ends(70.0, now=50.0)
+    assert steps(crew) == [ToServer(TimeLeft(20.0))]
+    crew.lost_server("gone")
+    steps(crew)
+    crew.connected()
+    crew.message(WELCOME, 80.0)
+    assert ToServer(TimeLeft(0.0)) in steps(crew), "before any node is ready again"

@@ -53,6 +53,7 @@ from parasnake.core.messages import (
     Taken,
     Task,
     Tasks,
+    TimeLeft,
     Welcome,
     encode,
 )
@@ -732,3 +733,16 @@ def test_no_hook_is_called_after_the_end() -> None:
     farm.message(ONE, HELLO)
     farm.quit(QuitKind.DONE, "")
     assert steps(farm) == [Send(ONE, Quit(QuitKind.DONE, ""))]
+
+
+def test_all_nodes_of_an_agent_have_to_go_when_it_has() -> None:
+    farm = farm_with(ONE, TWO, nodes=(A,))
+    farm.heard(ONE, 10.0)
+    farm.message(ONE, TimeLeft(60.0))
+    farm.message(ONE, Ready(B))
+    farm.message(TWO, Ready(C))
+    nodes = farm.scheduler.nodes
+    assert [nodes[key].ends_at for key in (A, B, C)] == [70.0, 70.0, None]
+    farm.heard(ONE, 20.0)
+    farm.message(ONE, TimeLeft(10.0))
+    assert [nodes[key].ends_at for key in (A, B)] == [30.0, 30.0]

@@ -46,7 +46,7 @@ LAYERS = [
             "script",
             "strikes",
         ),
-        *("tracebacks", "worker"),
+        *("timelimit", "tracebacks", "worker"),
     },
     # The shells.
     {
@@ -77,7 +77,9 @@ CORE = [
     "suspects",
     "pauses",
     "line",
+    "durations",
     "tasks",
+    "limits",
     "order",
     "forgotten",
     "stragglers",

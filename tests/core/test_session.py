@@ -539,7 +539,7 @@ def records_of(data: bytes) -> list[bytes]:
 
 def test_a_long_payload_goes_out_together_with_what_is_around_it() -> None:
     agent, server = connected()
-    sent = [
+    sent: list[Message] = [
         Heartbeat(),
         Result(NODE, TaskId(1), Attempt(0), 0.0, (pattern(MAX_PLAINTEXT),)),
         Heartbeat(),
