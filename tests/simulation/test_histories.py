@@ -39,7 +39,11 @@ def test_what_it_is_about_happens() -> None:
     assert counts["copied"] > 10
 
 
-@pytest.mark.parametrize("name", BUGS)
+RARE = {"other_data_is_not_noticed"}
+"""It takes thousands of seeds to find this one; tests/core/test_return_of_tasks.py shows it directly."""
+
+
+@pytest.mark.parametrize("name", sorted(BUGS.keys() - RARE))
 def test_a_planted_bug_is_found(name: str) -> None:
     assert seeds_needed(name, PLANTED_SEEDS) is not None
 
