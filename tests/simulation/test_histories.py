@@ -40,7 +40,7 @@ def test_what_it_is_about_happens() -> None:
 
 
 RARE = {"other_data_is_not_noticed"}
-"""It takes thousands of seeds to find this one; tests/core/test_return_of_tasks.py shows it directly."""
+"""It takes thousands of seeds to find it; tests/core/test_return_of_tasks.py shows it directly."""
 
 
 @pytest.mark.parametrize("name", sorted(BUGS.keys() - RARE))
