@@ -30,6 +30,7 @@ NEAR_BYTES, FAST_LINK_BYTES_PER_S = 1 << 23, 1e9
 """More than one task in advance needs so much at the most, and what a fast link carries meanwhile: what
 lies in the caches of a processor is moved at half the cost."""
 _MAC_KEY, _MAC_NONCE = b"parasnake digest", bytes(12)
+_MAC_STEP = 1 << 30
 SMOOTHING = 0.2
 """Weight of the newest task in a node's running means."""
 
@@ -318,6 +319,7 @@ def digest_of(payload: Parts) -> bytes:
         return digest.digest()
     mac = Cipher(AES(_MAC_KEY), GCM(_MAC_NONCE)).encryptor()
     for part in payload:
-        mac.authenticate_additional_data(part)
+        for start in range(0, len(part), _MAC_STEP):  # it takes no more than 2 GiB at a time
+            mac.authenticate_additional_data(memoryview(part)[start : start + _MAC_STEP])
     mac.finalize()
     return mac.tag
