@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .core.linkspeed import LinkSpeed
 from .core.messages import AnswerReader, Buffer, Message, encode
-from .core.session import Session
+from .core.session import Session, State
 from .errors import ProtocolError, RefusedError
 from .loop import READ, WRITE, Loop
 
@@ -225,6 +225,11 @@ class Connection(Link):
     def authenticated(self) -> bool:
         """Whether the peer has proven that it holds the key."""
         return self._session.authenticated
+
+    @property
+    def begun_rightly(self) -> bool:
+        """Whether the peer's first message was that of one who holds the key, or a recording of it."""
+        return self._session.state in (State.PROOF, State.OPEN)
 
     @property
     def queued_bytes(self) -> int:

@@ -10,6 +10,7 @@ from test_crew import RESULT, SEED, TASK, WELCOME, at_work, welcomed
 from test_crew import steps as crew_steps
 from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, C, farm_with, steps, welcome
 
+from parasnake.core import tasks
 from parasnake.core.crew import (
     Away,
     Crew,
@@ -146,6 +147,9 @@ def test_a_digest_is_that_of_the_bytes_wherever_they_are_cut(size: int) -> None:
     assert len(digest) == 16
     for cut in (0, 1, size // 2, size - 1):
         assert digest_of((data[:cut], memoryview(data)[cut:])) == digest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_MAC_STEP", LARGE_BYTES // 3)  # as if it were several GiB
+        assert digest_of((data,)) == digest
     others = [data + b"\0", data[:-1], data[1:], data[: size // 2] + b"?" + data[size // 2 + 1 :]]
     assert digest not in {digest_of((other,)) for other in others if other != data}
 
