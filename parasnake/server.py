@@ -28,6 +28,7 @@ from parasnake.core.fleet import Work
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
+from parasnake.core.memory import LARGE_BYTES
 from parasnake.core.messages import Failure, Message, Pace, Parts, Quit, QuitKind
 from parasnake.core.rhythm import Rhythm
 from parasnake.core.scheduler import RETURN_GRACE_S
@@ -66,6 +67,8 @@ ASK_BYTES = 1 << 20
 """So many bytes of data for one node are enough for a moment."""
 WORK_SECONDS = 0.003
 """How long hooks run on end before the sockets are looked at again."""
+SLOW_BYTES = 1 << 23
+"""To copy so much takes some milliseconds."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
 GOODBYE_SECONDS = 2.0
@@ -526,6 +529,7 @@ class Server:
                 self._checkpoints.worked_since(begin)
             if self._journal is not None:
                 self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
+            self._throttle()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             self._tick(now)
@@ -539,7 +543,6 @@ class Server:
             self._farm.forgive(listened_at)
         if self._farm.tick(listened_at):
             self._changed = True
-        self._throttle()
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
@@ -743,9 +746,11 @@ class Server:
 
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
-        now = self._loop.now
+        now, asked = self._loop.now, self._scheduler.nodes[step.node]
+        if asked.mean_bytes >= SLOW_BYTES and asked.peer in self._connections:
+            self._connections[asked.peer].flush()  # what was said before does not wait for a copy
         until = now() + ASK_SECONDS
-        pace = self._pace_to(self._scheduler.nodes[step.node].peer)
+        pace = self._pace_to(asked.peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
         data: Any = None
@@ -825,6 +830,8 @@ class Server:
             self.merge(task, parts, node, seconds)
             self._changed = True
             scheduler.settled(task)
+            if task.size >= LARGE_BYTES or (parts and len(parts[0]) >= LARGE_BYTES):
+                self._farm.acknowledge()  # before the agent needs memory for more
             if one_by_one or self._over or now() >= until:
                 return
             following = scheduler.next_merge()

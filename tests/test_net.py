@@ -386,6 +386,16 @@ def test_a_socket_is_set_up_for_small_messages_and_dead_peers(
             assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="it cannot be chosen here")
+def test_within_one_machine_nothing_is_sent_by_a_timer(listen: Listen) -> None:
+    [listener] = listen("127.0.0.1", 0)
+    with socket.create_connection(listener.getsockname()) as sock:
+        net.prepare(sock)
+        chosen = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        assert chosen.rstrip(b"\0") == b"reno"
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
 def test_what_is_no_tcp_socket_is_only_made_non_blocking() -> None:
     one, two = socket.socketpair()
     net.prepare(one)
