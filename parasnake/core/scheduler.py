@@ -432,13 +432,18 @@ class Scheduler:
     def give(self, pieces: Iterable[tuple[Parts, object]]) -> Assign:
         """Answer to ``AskData``: new tasks, each of serialised data and the data itself.
 
-        They are to be sent to the node that was asked for.
+        They are to be sent to the node that was asked for, as far as it has the time for them.
         """
         tasks = self._new_tasks(pieces)
         if self._policy.by_node:
             for task in tasks:
                 self._remember(task)
-        return self._assign(self._nodes[self._asked_for()], tasks)
+        node = self._nodes[self._asked_for()]
+        if node.ends_at is not None:  # getting the data may have taken its time
+            room = self._limits.room(node, self.now)
+            self._put_back(tasks[room:], first=True)
+            tasks = tasks[:room]
+        return self._assign(node, tasks)
 
     def _remember(self, task: OpenTask) -> None:
         again = self._forgotten.take(task.payload)
@@ -768,7 +773,14 @@ class Scheduler:
         """Half of what a node has, of that which it has not begun and which the other may compute."""
         begun = 0 if node.unwanted else 1
         behind = map(self._tasks.get, reversed(list(node.open)[begun:]))
-        free = (task for task in behind if task and not task.also and idle.key not in task.tried)
+        free = (
+            task
+            for task in behind
+            if task
+            and not task.also
+            and idle.key not in task.tried
+            and self._limits.suits(task, idle, self.now)
+        )
         most = min(node.load // 2, idle.depth, self._limits.room(idle, self.now))
         return list(islice(free, most))[::-1]
 

@@ -79,6 +79,23 @@ def test_small_tasks_are_sent_ahead_for_no_longer_than_there_is_time() -> None:
     assert not bench.scheduler.nodes[key("a")].open, "half a task's time is left"
 
 
+def test_data_for_which_there_is_no_time_any_more_waits_for_another_node() -> None:
+    bench = Bench()
+    bench.join("a", life=20.0)
+    bench.data.extend(range(3))
+    computed(bench, "a", range(0), 1.0)
+    bench.pass_time(1.0)
+    scheduler = bench.scheduler
+    computed(bench, "a", range(1), 3.0)
+    assert scheduler.nodes[key("a")].open == {TaskId(1): 0}
+    bench.data.clear()
+    scheduler.now = bench.now = 19.0
+    assert bench.result("a", 1, seconds=3.0) == ["merge 1 of a by a"]
+    scheduler._asked = key("a")
+    assert scheduler.give([((b"late",), None)]).tasks == []
+    assert bench.join("b", life=20.0)[-1] == "send 2.0 to b"
+
+
 def test_it_can_be_said_later_and_be_changed() -> None:
     bench = Bench(range(100))
     bench.join("a")

@@ -37,6 +37,8 @@ def test_what_it_is_about_happens() -> None:
     assert counts["crossed"] > 10, "answered though it was to be taken"
     assert counts["computed though dropped"] > 0
     assert counts["copied"] > 10
+    assert counts["time was over"] > 10
+    assert counts["let go"] > 10
 
 
 @pytest.mark.parametrize("name", BUGS)
