@@ -233,10 +233,10 @@ class Parasnake:
         self._hooks.freeze()
         config = Config.load(settings)
         _refuse_chaos(config)
-        found = keys.find_key(config, create=False)
+        key = _key_of_node(config)
         chosen = node_id if node_id is not None else NodeId.from_random(os.urandom(16))
         node = NodeKey(chosen.bytes)
-        facts = (self._name, self._hooks.digest, config, found.key)
+        facts = (self._name, self._hooks.digest, config, key)
         hooks = self._node_hooks()
         with _Running(self, lambda: NodeHere(*facts, hooks=hooks, node=node)) as shell:
             shell.run()
@@ -255,13 +255,13 @@ class Parasnake:
             return None
         if role is Role.LOCAL:
             return self._run_local(local, config)
-        return self._run_server(config, keys.find_key(config, create=True), None)
+        return self._run_server(config, _key_of_server(config), None)
 
     def _run_local(self, workers: Any, config: Config) -> Any:
         from parasnake.local import LOOPBACK
 
         # Config checks the number of workers.
-        config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
+        config = dataclasses.replace(config, access=None, bind=LOOPBACK, port=0, workers=workers)
         found = keys.FoundKey(keys.generate_key(), "for this run only")
         if (seed := config.chaos) is None:
             return self._run_server(config, found, self._local_agent(config, found.key))
@@ -270,13 +270,13 @@ class Parasnake:
         config = settings_for_chaos(config)
         return self._run_server(config, found, self._chaos(config, seed, found.key))
 
-    def _run_server(self, config: Config, found: keys.FoundKey, helper: Helper | None) -> Any:
+    def _run_server(
+        self, config: Config, found: keys.FoundKey | None, helper: Helper | None
+    ) -> Any:
         from parasnake.server import Server
 
-        facts = (self._name, self._hooks, config, found.key)
-        with _Running(
-            self, lambda: Server(*facts, key_source=found.source, helper=helper)
-        ) as server:
+        facts = (self._name, self._hooks, config, found)
+        with _Running(self, lambda: Server(*facts, helper=helper)) as server:
             self._server = server
             done = server.run()
         return self._finish() if done else None
@@ -310,8 +310,7 @@ class Parasnake:
     def _run_node(self, config: Config) -> None:
         from parasnake.agent import Agent
 
-        found = keys.find_key(config, create=False)
-        facts = (self._name, self._hooks.digest, config, found.key)
+        facts = (self._name, self._hooks.digest, config, _key_of_node(config))
         with _Running(self, lambda: Agent(*facts, self._staff(config))) as agent:
             agent.run()
 
@@ -431,6 +430,17 @@ def _checked_seed(seed: Any) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(seed)
     raise ConfigurationError(f"app seed {seed!r}: it must be an int")
+
+
+def _key_of_server(config: Config) -> keys.FoundKey | None:
+    """Find the server's key; without one a server with an access file has one of its own."""
+    own = config.access is not None and config.secret_key is None and config.key_file is None
+    return None if own else keys.find_key(config, create=True)
+
+
+def _key_of_node(config: Config) -> bytes | None:
+    """Find a node's key; where there is an access file, that has it."""
+    return None if config.access is not None else keys.find_key(config, create=False).key
 
 
 def _refuse_chaos(config: Config) -> None:

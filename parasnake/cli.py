@@ -29,10 +29,42 @@ _Value = TypeVar("_Value")
 _PREFIX = "parasnake_"
 _MODE = _PREFIX + "mode"
 
+
+class _Gather(argparse.Action):
+    """An option that may come more than once: its values, with commas between them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 # Values stay text here: Config checks them, in the same way wherever they come from.
 _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("--ip",), {"metavar": "HOST", "help": "where nodes find the server (127.0.0.1)"}),
-    (("--port",), {"metavar": "PORT", "help": "the server's port (3100)"}),
+    (
+        ("--access",),
+        {
+            "metavar": "FILE",
+            "help": "the server says in this file where it is, with its key; nodes wait for it (none)",
+        },
+    ),
+    (
+        ("--ip",),
+        {
+            "metavar": "HOST",
+            "action": _Gather,
+            "help": "where nodes find the server; more than one: HOST,HOST:PORT (127.0.0.1)",
+        },
+    ),
+    (
+        ("--port",),
+        {"metavar": "PORT", "help": "the server's port (3100; with --access any free one)"},
+    ),
     (
         ("--bind",),
         {"metavar": "ADDRESS", "help": "the address that the server listens on (all interfaces)"},

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .core.linkspeed import LinkSpeed
 from .core.messages import AnswerReader, Buffer, Message, encode
-from .core.session import Session
+from .core.session import Session, State
 from .errors import ProtocolError, RefusedError
 from .loop import READ, WRITE, Loop
 
@@ -227,6 +227,11 @@ class Connection(Link):
         return self._session.authenticated
 
     @property
+    def begun_rightly(self) -> bool:
+        """Whether the peer's first message was that of one who holds the key, or a recording of it."""
+        return self._session.state in (State.PROOF, State.OPEN)
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of messages that wait to be encrypted."""
         return self._session.queued_bytes
@@ -343,11 +348,11 @@ class Channel(Link):
     def _watch(self) -> None:
         super()._watch()
         if self._answers is not None:
-            here = not self._paused and self._reader.target is None
+            here = not self._paused and not self._reader.in_payload
             self._loop.watch(self._answers, READ if here else 0, self._ready)
 
     def _reads_socket(self) -> bool:
-        return self._answers is None or self._reader.target is not None
+        return self._answers is None or self._reader.in_payload
 
     def _queue(self, message: Message) -> None:
         self._pieces += [memoryview(piece).cast("B") for piece in encode(message) if len(piece)]
@@ -377,22 +382,30 @@ class Channel(Link):
             self._end_of_file()
 
     def _read_once(self) -> bool:
-        target = self._reader.target
-        if target is not None:
-            count = self._socket.recv_into(target)
-            messages = self._reader.filled(count)
+        reader, scratch = self._reader, self._loop.scratch
+        was_in_payload = reader.in_payload
+        if was_in_payload:
+            count, messages = self._read_payload()
+        elif self._answers is None:
+            count = self._socket.recv_into(scratch)
+            messages = reader.feed(scratch[:count])
         else:
-            scratch = self._loop.scratch
-            if self._answers is None:
-                count = self._socket.recv_into(scratch)
-            else:
-                count = os.readv(self._answers, [scratch])
-            messages = self._reader.feed(scratch[:count])
-        if self._answers is not None and (target is None) != (self._reader.target is None):
+            count = os.readv(self._answers, [scratch])
+            messages = reader.feed(scratch[:count])
+            if reader.in_payload:  # what fits in was sent before that
+                with contextlib.suppress(OSError):  # the next read has the same to tell
+                    messages += self._read_payload()[1]
+        if self._answers is not None and was_in_payload != reader.in_payload:
             self._watch()
         if messages:
             self._on_messages(messages)
         return count > 0
+
+    def _read_payload(self) -> tuple[int, list[Message]]:
+        target = self._reader.target
+        assert target is not None
+        count = self._socket.recv_into(target)
+        return count, self._reader.filled(count)
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from parasnake import __version__, net, payload
+from parasnake import __version__, keys, net, payload
+from parasnake.access import MAX_ADDRESSES, Access, AccessFile
+from parasnake.addresses import Place
 from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
@@ -25,12 +27,14 @@ from parasnake.core.farm import Farm, Job, Peer
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
+from parasnake.core.memory import LARGE_BYTES
 from parasnake.core.messages import Failure, Message, Pace, Parts, Quit, QuitKind
 from parasnake.core.rhythm import Rhythm
 from parasnake.core.scheduler import RETURN_GRACE_S
 from parasnake.core.seeds import job_seed
 from parasnake.core.tasks import OpenTask, Policy
 from parasnake.errors import (
+    ConfigurationError,
     HookError,
     Interrupted,
     PayloadError,
@@ -41,6 +45,8 @@ from parasnake.errors import (
 from parasnake.garbage import seldom_searched
 from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable
+from parasnake.interfaces import reachable_at
+from parasnake.keys import FoundKey
 from parasnake.links import Connection
 from parasnake.loop import Loop
 from parasnake.recorder import RECORDED, Recorder
@@ -59,6 +65,8 @@ ASK_BYTES = 1 << 20
 """So many bytes of data for one node are enough for a moment."""
 WORK_SECONDS = 0.003
 """How long hooks run on end before the sockets are looked at again."""
+SLOW_BYTES = 1 << 23
+"""To copy so much takes some milliseconds."""
 MAX_UNMERGED_BYTES = 1 << 26
 """With more results than this waiting for the result hook, nothing more is read."""
 GOODBYE_SECONDS = 2.0
@@ -128,8 +136,7 @@ class Server:
     app_name: nodes must have the same
     hooks: the user's functions, checked for the role
     config: settings
-    key: the secret key, 32 bytes
-    key_source: where the key is from, for the log
+    key: the secret key and where it is from; None: that of the access file, or a fresh one for it
     helper: started when the server listens, stopped at its end
     """
 
@@ -138,20 +145,21 @@ class Server:
         app_name: str,
         hooks: HookTable,
         config: Config,
-        key: bytes,
+        key: FoundKey | None,
         *,
-        key_source: str,
         helper: Helper | None = None,
     ) -> None:
         self._name = app_name
         self._hooks = hooks
         self._config = config
-        self._key_source = key_source
+        self._key = key
+        self._access = AccessFile(config.access) if config.access is not None else None
+        self._access_before: Access | None = None
         self._helper = helper
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
-        self._gate = Gate(app_name, key, self._loop, self)
+        self._gate = Gate(app_name, self._loop, self)
         self._connections: dict[PeerId, Connection] = {}
         self._fixed_pace = _fixed_pace(config, is_local=helper is not None)
         self._paused = False
@@ -266,8 +274,12 @@ class Server:
     # ---- its life
 
     def _run(self) -> bool:
+        if self._access is not None:
+            self._access_before = self._access.check()
         if self._config.journal is not None and self._resume(self._config.journal):
             self._close_generator()
+            if self._access is not None and self._server_before is not None:
+                self._access.take_over()  # so that it is removed
             log.info("%s: the job was done: %s", self._name, self._summary())
             return True
         if self._over:  # it was told to stop while it called the hooks again
@@ -391,10 +403,12 @@ class Server:
 
     def _open(self) -> None:
         config = self._config
-        self._gate.open(config.bind, config.port)
+        key = self._listen()
         where = config.bind or "all interfaces"
-        log.info("%s: server on port %d of %s, %s", self._name, self.port, where, self._key_source)
-        if config.bind is None:
+        log.info("%s: server on port %d of %s, %s", self._name, self.port, where, key.source)
+        if self._access is not None:
+            self._say_where(self._access, key)
+        elif config.bind is None:
             host = socket.gethostname()
             log.info("%s: nodes reach it with --ip %s --port %d", self._name, host, self.port)
         if self._helper is not None:
@@ -405,6 +419,43 @@ class Server:
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
+
+    @property
+    def _server_before(self) -> Access | None:
+        """The access file that an earlier server of this job has left, if it has."""
+        before = self._access_before
+        return before if before is not None and before.job == self._farm.job.id.hex() else None
+
+    def _listen(self) -> FoundKey:
+        """Listen, where nodes expect the server of this job if there was one before."""
+        config, before = self._config, self._server_before
+        if before is None:
+            key = self._key or FoundKey(keys.generate_key(), "fresh key for the access file")
+            self._gate.open(config.bind, config.port, key.key)
+            return key
+        key = self._key or FoundKey(before.key, "key of the access file that was there")
+        try:
+            self._gate.open(config.bind, config.port or before.port, key.key)
+        except ConfigurationError:
+            if config.port:
+                raise
+            self._gate.open(config.bind, 0, key.key)
+        return key
+
+    def _say_where(self, file: AccessFile, key: FoundKey) -> None:
+        host = socket.gethostname()
+        found = reachable_at(self._gate.listeners, host)
+        places = [Place(named, port or self.port) for named, port in self._config.server_places]
+        places += [Place(address, self.port) for address in found]
+        job = self._farm.job
+        file.write(
+            Access(
+                tuple(dict.fromkeys(places))[:MAX_ADDRESSES], self.port, key.key,
+                app=job.app, job=job.id.hex(), host=host, pid=os.getpid(),
+            )
+        )  # fmt: skip
+        log.info("%s: nodes reach it with --access %s", self._name, file.path)
+        log.debug("%s: the access file has %s", self._name, ", ".join(map(str, places)))
 
     def _serve(self) -> bool:
         try:
@@ -432,6 +483,8 @@ class Server:
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
+        if self._access is not None:
+            self._access.close()
         log.info("%s: start it again with the same journal to go on", self._name)
 
     def _serve_until_over(self) -> bool:
@@ -449,6 +502,7 @@ class Server:
                 self._checkpoints.worked_since(begin)
             if self._journal is not None:
                 self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
+            self._throttle()
             now = self._loop.now()
             self._loop.wait(now if more else self._deadline(now))
             self._tick(now)
@@ -462,7 +516,6 @@ class Server:
             self._farm.forgive(listened_at)
         if self._farm.tick(listened_at):
             self._changed = True
-        self._throttle()
 
     def _work(self) -> bool:
         """Do what the farm wants done; false when there is nothing left but to wait."""
@@ -522,6 +575,8 @@ class Server:
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
+        if self._access is not None:
+            self._access.remove()
         if self._recorder is not None and kind is not QuitKind.DONE:
             self._recorder.sent_home()
         self._tally.dropped += self._farm.quit(kind, reason)
@@ -542,6 +597,8 @@ class Server:
         with contextlib.suppress(HookError):  # why the run ends is known already
             self._close_generator()
         self._gate.shut()
+        if self._access is not None:
+            self._access.remove()
         for connection in self._connections.values():
             connection.close()
         self._loop.close()
@@ -659,9 +716,11 @@ class Server:
 
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
-        now = self._loop.now
+        now, asked = self._loop.now, self._scheduler.nodes[step.node]
+        if asked.mean_bytes >= SLOW_BYTES and asked.peer in self._connections:
+            self._connections[asked.peer].flush()  # what was said before does not wait for a copy
         until = now() + ASK_SECONDS
-        pace = self._pace_to(self._scheduler.nodes[step.node].peer)
+        pace = self._pace_to(asked.peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
         data: Any = None
@@ -741,6 +800,8 @@ class Server:
             self.merge(task, parts, node, seconds)
             self._changed = True
             scheduler.settled(task)
+            if task.size >= LARGE_BYTES or (parts and len(parts[0]) >= LARGE_BYTES):
+                self._farm.acknowledge()  # before the agent needs memory for more
             if one_by_one or self._over or now() >= until:
                 return
             following = scheduler.next_merge()

@@ -65,10 +65,10 @@ class TimeLimit:
 
     def _ask(self) -> None:
         """Ask Slurm, without waiting for it."""
-        import subprocess  # most agents need it never
-
         if not self._job.isdecimal():
             return
+        import subprocess  # most agents need it never
+
         try:
             self._asked = subprocess.Popen(
                 ["scontrol", "-o", "show", "job", self._job],

@@ -14,6 +14,7 @@ import platform
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +46,8 @@ from parasnake.hooks import Hook
 from parasnake.tracebacks import last_line, of_user_code
 
 READ_BYTES = 1 << 16
+IOV_PIECES = 64
+"""Pieces in one gathering write to the agent."""
 LOOK_SECONDS = 0.001
 """A worker that has more to do looks so often whether some of it has been cancelled."""
 
@@ -72,32 +75,50 @@ class WorkerEnd:
     Parameters
     ----------
     channel: the socket
-    pipe: a descriptor to write to, if there is one; it is closed in processes that user code forks
+    pipe: a descriptor to write to, if there is one
     """
 
     def __init__(self, channel: socket.socket, pipe: int | None = None) -> None:
         self.recv_into = channel.recv_into
-        self._sendall = channel.sendall
+        self._channel = channel
         self._pipe = pipe
-        if pipe is not None:
-            os.register_at_fork(after_in_child=functools.partial(os.close, pipe))
 
     @classmethod
     def of(cls, channel: socket.socket) -> WorkerEnd:
-        """Take the pipe that ``Child.open_answers`` has sent, if the system had one left."""
+        """Take the pipe that ``Child.open_answers`` has sent, if the system had one left.
+
+        It is closed in processes that user code forks.
+        """
         _, pipes, _, _ = socket.recv_fds(channel, 1, 1)
+        for pipe in pipes:
+            os.register_at_fork(after_in_child=functools.partial(os.close, pipe))
         return cls(channel, pipes[0] if pipes else None)
 
     def say(self, pieces: list[Buffer], /) -> None:
         """Write a message, of which these are the pieces."""
-        first, *rest = pieces
         if self._pipe is None:
-            self._sendall(first)
-        else:
-            while len(first):  # a signal of the user's may cut it
-                first = first[os.write(self._pipe, first) :]
-        for piece in rest:
-            self._sendall(piece)
+            for piece in pieces:
+                self._channel.sendall(piece)
+            return
+        first, *rest = pieces
+        if rest:  # as much as fits in comes first: it is there when the agent hears of it
+            rest = self._send(rest, socket.MSG_DONTWAIT)
+        while len(first):  # a signal of the user's may cut it
+            first = first[os.write(self._pipe, first) :]
+        while rest:
+            rest = self._send(rest)
+
+    def _send(self, pieces: Sequence[Buffer], flags: int = 0) -> list[Buffer]:
+        """Send what the socket takes; return what is left."""
+        try:
+            count = self._channel.sendmsg(pieces[:IOV_PIECES], (), flags)
+        except BlockingIOError:
+            return list(pieces)
+        for index, piece in enumerate(pieces):
+            if count < len(piece):
+                return [memoryview(piece)[count:], *pieces[index + 1 :]]
+            count -= len(piece)
+        return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -484,7 +484,7 @@ class TestStatus:
         assert app.status is None
 
     def test_during_a_run(self) -> None:
-        app = squares(5)
+        app = squares(5000)
         seen: list[Status | None] = []
 
         @app.job_done
@@ -497,7 +497,7 @@ class TestStatus:
         assert first is not None
         assert last is not None
         assert (first.done, first.running, first.failed, first.waiting) == (0, 0, 0, 0)
-        assert (first.total, last.total) == (5, 5)
+        assert (first.total, last.total) == (5000, 5000)
         assert 0 < first.port < 65536
         assert last.done > first.done
 

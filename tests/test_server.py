@@ -390,6 +390,25 @@ class TestSlowHooks:
         assert sorted(merged) == list(range(200))
         assert "WARNING" not in log.text
 
+    def test_nodes_are_listened_to_again_when_their_results_are_merged(
+        self, app: Parasnake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At once, and not when somebody's heartbeat is due: that would be hours later here."""
+        monkeypatch.setattr("parasnake.server.MAX_UNMERGED_BYTES", 1)
+        merged: list[int] = []
+
+        @app.new_data
+        def give() -> Iterator[int | None]:
+            for n in range(10):
+                yield n
+                while len(merged) <= n:
+                    yield None
+
+        echo(app)
+        app.result(merged.append)
+        run(app, 1, heartbeat_timeout=100_000)
+        assert merged == list(range(10))
+
 
 class TestJobDone:
     def test_it_ends_the_job_at_once(self, app: Parasnake, log: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from ..errors import (
 )
 from .farm import differences
 from .ids import Attempt, NodeKey, TaskId
+from .memory import LARGE_BYTES
 from .messages import (
     AskInit,
     Cancel,
@@ -56,12 +57,15 @@ SMOOTHING = 0.2
 
 Sending = tuple[TaskId, Attempt]
 
+Known = Parts | bytes
+"""Data of a task, or if that is large its digest: the memory is needed for more."""
+
 
 class Answer(NamedTuple):
     """What a worker has answered, and to what data."""
 
     message: Result | Failure
-    data: Parts
+    data: Known
 
 
 class Sent(NamedTuple):
@@ -69,7 +73,7 @@ class Sent(NamedTuple):
 
     node: NodeKey
     message: Result | Results | Failure
-    data: list[Parts]
+    data: list[Known]
 
     def answers(self) -> Iterator[tuple[Sending, Answer]]:
         """The same, one by one."""
@@ -89,7 +93,7 @@ class Worker:
     slot: int
     ready: bool = False
     has_init: bool = False
-    open: dict[Sending, Parts] = field(default_factory=dict)
+    open: dict[Sending, Known] = field(default_factory=dict)
     """What it has not answered, with the data, in the order of sending."""
     begun_at: float = 0.0
     """When it began the oldest of these."""
@@ -247,7 +251,8 @@ class Crew:
         if self._leaving:
             return
         if isinstance(message, Task):
-            self._tasks(message, {(message.task, message.attempt): message.payload}, now)
+            known = _known(message.payload)
+            self._tasks(message, {(message.task, message.attempt): known}, now)
             return
         if isinstance(message, Tasks):
             self._tasks(
@@ -308,9 +313,9 @@ class Crew:
         kept = worker.answered.items()
         worker.answered = {s: answer for s, answer in kept if isinstance(answer.message, Result)}
         for (task, attempt), answer in worker.answered.items():
-            self._say(Held(node, task, attempt, digest_of(answer.data), True))
+            self._say(Held(node, task, attempt, _digest(answer.data), True))
         for (task, attempt), data in worker.open.items():
-            self._say(Held(node, task, attempt, digest_of(data), False))
+            self._say(Held(node, task, attempt, _digest(data), False))
         self._say(Ready(node))
 
     def _begin_afresh(self, found: list[str]) -> None:
@@ -381,7 +386,7 @@ class Crew:
         self._unsafe += len(sent.data)
         self._say(sent.message)
 
-    def _tasks(self, message: Task | Tasks, tasks: dict[Sending, Parts], now: float) -> None:
+    def _tasks(self, message: Task | Tasks, tasks: Mapping[Sending, Known], now: float) -> None:
         worker = self._workers.get(message.node)
         if worker is None:
             return  # it has died; the server hears of that
@@ -575,3 +580,11 @@ class Crew:
 
     def _drop(self, kind: type[Step]) -> None:
         self._steps = deque(step for step in self._steps if not isinstance(step, kind))
+
+
+def _known(data: Parts) -> Known:
+    return digest_of(data) if sum(map(len, data)) >= LARGE_BYTES else data
+
+
+def _digest(known: Known) -> bytes:
+    return known if isinstance(known, bytes) else digest_of(known)

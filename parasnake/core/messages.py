@@ -373,6 +373,8 @@ SMALL_PAYLOAD = 1 << 12
 """A payload of up to this many bytes travels together with others."""
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
+MAX_PAYLOAD = 1 << 40
+"""Memory for a payload that claims more is asked for at once: nobody waits for what cannot come."""
 OWN_BUFFER = 1 << 16
 """A payload that makes a body longer than this is sent from where it is, and received the same way."""
 
@@ -541,6 +543,11 @@ class MessageReader:
         return bool(self._rest) or self._long is not None
 
     @property
+    def in_payload(self) -> bool:
+        """Whether the next bytes are those of a long payload."""
+        return self._long is not None
+
+    @property
     def target(self) -> memoryview | None:
         """Where the next bytes belong, if a long payload is being received."""
         return self._long.free if self._long else None
@@ -549,8 +556,7 @@ class MessageReader:
         """Take note that the first ``count`` bytes of ``target`` have been filled."""
         long = self._long
         assert long is not None
-        long.free = long.free[count:]
-        if len(long.free):
+        if not long.filled(count):
             return []
         self._long = None
         return [long.finish(), *self.feed(b"")] if self._rest else [long.finish()]
@@ -560,8 +566,9 @@ class MessageReader:
         messages: list[Any] = []
         view = memoryview(data)
         if self._long:
-            count = min(len(view), len(self._long.free))
-            self._long.free[:count] = view[:count]
+            free = self._long.free
+            count = min(len(view), len(free))
+            free[:count] = view[:count]
             messages += self.filled(count)
             view = view[count:]
         if self._rest:
@@ -601,20 +608,19 @@ class MessageReader:
     def _begin_long(
         self, kind: type[Any], length: int, body: memoryview, messages: list[Any]
     ) -> int:
-        """Allocate for a long payload once the fields before it are here; return the bytes taken."""
+        """Begin a long payload once the fields before it are here; return the bytes taken."""
         layout = self._layouts[kind]
         size = layout.struct.size
         if len(body) < (OWN_BUFFER if layout.texts else size):  # the texts must end in there
             return 0
         if layout.texts:
             size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
-        self._long = _LongMessage(kind, decode(kind, body[:size], self._layouts), length - size)
-        if self._apart:
-            return size
-        count = min(len(body) - size, len(self._long.free))
-        self._long.free[:count] = body[size : size + count]
-        messages += self.filled(count)
-        return size + count
+        head = decode(kind, body[:size], self._layouts)
+        start = body[size : size if self._apart else length]
+        self._long = _LongMessage(kind, head, length - size, start)
+        if size + len(start) == length:
+            messages += self.filled(0)
+        return size + len(start)
 
 
 class AnswerReader(MessageReader):
@@ -655,16 +661,44 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
 
 
 class _LongMessage:
-    """A message whose payload is still being received."""
+    """A message whose payload is still being received.
 
-    def __init__(self, kind: type[Any], head: tuple[Any, ...], length: int) -> None:
+    Memory for it is taken when more of it comes than its start: until then that of the message before
+    it may be free again.
+    """
+
+    def __init__(
+        self, kind: type[Any], head: tuple[Any, ...], length: int, start: memoryview
+    ) -> None:
         self._kind = kind
         self._head = head
-        try:
-            self._buffer = allocate(length)
-        except MemoryError as error:
-            raise MessageError(f"a message claims {length} bytes: no memory for it") from error
-        self.free = self._buffer
+        self._length = length
+        self._filled = len(start)
+        self._start = bytes(start) if self._filled < length else start
+        self._buffer: memoryview | None = None
+        if length > MAX_PAYLOAD:
+            self._memory()
+
+    @property
+    def free(self) -> memoryview:
+        """What has not been filled."""
+        return self._memory()[self._filled :]
+
+    def filled(self, count: int) -> bool:
+        """Take note that so many more bytes have been filled; true if that is all."""
+        self._filled += count
+        return self._filled == self._length
 
     def finish(self) -> Any:
-        return _make(self._kind, *self._head[:-1], (self._buffer,))
+        return _make(self._kind, *self._head[:-1], (self._memory(),))
+
+    def _memory(self) -> memoryview:
+        if self._buffer is None:
+            try:
+                self._buffer = allocate(self._length)
+            except MemoryError as error:
+                text = f"a message claims {self._length} bytes: no memory for it"
+                raise MessageError(text) from error
+            self._buffer[: len(self._start)] = self._start
+            self._start = b""
+        return self._buffer

@@ -15,6 +15,7 @@ from collections import deque
 from enum import Enum, auto
 
 from ..errors import HandshakeError, NotParasnakeError, RecordError, WrongKeyError
+from .memory import allocate
 from .messages import (
     FROM_AGENT,
     FROM_SERVER,
@@ -89,8 +90,7 @@ class Session:
         self._opener: Opener | None = None
         self._received = bytearray()
         self._record: _PartialRecord | None = None
-        self._spare: bytearray | None = None  # for the next long record
-        self._sealed: bytearray | None = None  # where long records are made
+        self._sealed: memoryview | None = None  # where records are made
         self._messages: deque[deque[memoryview]] = deque()
         self._cut = False  # whether the first of _messages has been sent in part
         self._outgoing = memoryview(self._handshake.write()) if initiator else _EMPTY
@@ -110,12 +110,22 @@ class Session:
 
     @property
     def read_limit(self) -> int:
-        """How many bytes may be read from the socket now: few before the peer is authenticated."""
+        """How many bytes may be read from the socket now: few before the peer is authenticated.
+
+        And no more than to the end of a long payload: once that has been dealt with, the next may lie
+        in the same memory.
+        """
         if self._state is State.HANDSHAKE:
             return HANDSHAKE_BYTES - len(self._received)
         if self._state is State.PROOF:
             return OVERHEAD - len(self._received)
-        return 0 if self._state is State.BROKEN else READ_BYTES
+        if self._state is State.BROKEN:
+            return 0
+        target = self._reader.target
+        if target is None:
+            return READ_BYTES
+        records = -(-len(target) // MAX_PLAINTEXT)
+        return min(len(target) + records * OVERHEAD - len(self._received), READ_BYTES)
 
     @property
     def space(self) -> memoryview | None:
@@ -147,12 +157,10 @@ class Session:
             return []
         self._record = None
         try:
-            messages = self._open(record.ciphertext)
+            return self._open(record.ciphertext)
         except Exception:
             self._state = State.BROKEN
             raise
-        self._spare = record.buffer if self._reader.target is not None else None
-        return messages
 
     def receive_end(self) -> None:
         """Take note that the peer closed its side; raises if that says what kind of peer it was.
@@ -250,7 +258,7 @@ class Session:
         if len(data) >= length:
             messages += self._open(data[:length])
         else:
-            self._record = _PartialRecord(length, data, self._spare)
+            self._record = _PartialRecord(length, data)
         return data[length:]
 
     def _open(self, ciphertext: memoryview) -> list[Message]:
@@ -299,18 +307,26 @@ class Session:
         """Take note that the first ``count`` bytes of ``data_to_send`` have gone out."""
         self._outgoing = self._outgoing[count:]
         if not len(self._outgoing) and not self._messages:
-            self._sealed = None
+            self._sealed, self._outgoing = None, _EMPTY
 
     def _seal_next(self) -> None:
+        """Make records: one long, with a short one before and one behind it where there are such."""
         assert self._sealer is not None
-        plaintext = self._next_plaintext()
-        size = len(plaintext) + OVERHEAD
+        plaintexts = [self._next_plaintext()]
+        size = len(plaintexts[0])
+        while self._messages:
+            is_short = len(self._messages[0][0]) < OWN_BUFFER
+            if size >= GATHER_BYTES and (not is_short or len(plaintexts[-1]) <= GATHER_BYTES):
+                break
+            plaintexts.append(self._next_plaintext())
+            size += len(plaintexts[-1])
+        self._queued_bytes -= size
+        size += OVERHEAD * len(plaintexts)
         if self._sealed is None or len(self._sealed) < size:
-            self._sealed = bytearray(size)
-        record = memoryview(self._sealed)[:size]
-        self._sealer.seal_into(plaintext, record)
-        self._queued_bytes -= len(plaintext)
-        self._outgoing = record
+            self._sealed = allocate(size)
+        rest = self._outgoing = self._sealed[:size]
+        for plaintext in plaintexts:
+            rest = rest[self._sealer.seal_into(plaintext, rest) :]
 
     def _next_plaintext(self) -> Buffer:
         """A slice of a long piece, uncopied, or as many short pieces as fit into a record."""
@@ -350,9 +366,7 @@ class Session:
 class _PartialRecord:
     """A record of which the end has not arrived."""
 
-    def __init__(self, length: int, start: memoryview, spare: bytearray | None) -> None:
-        enough = spare is not None and len(spare) >= length
-        self.buffer = spare if spare is not None and enough else bytearray(length)
-        self.ciphertext = memoryview(self.buffer)[:length]
+    def __init__(self, length: int, start: memoryview) -> None:
+        self.ciphertext = allocate(length)
         self.ciphertext[: len(start)] = start
         self.free = self.ciphertext[len(start) :]

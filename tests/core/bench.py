@@ -74,10 +74,12 @@ class Bench:
 
     # ---- what happens to it; what it does then
 
-    def join(self, letters: str, peer: int = 0, *, life: float | None = None) -> list[str]:
+    def join(
+        self, letters: str, peer: int = 0, *, life: float | None = None, delay: float = 0.0
+    ) -> list[str]:
         ends_at = None if life is None else self.now + life
         for name in letters:
-            self.scheduler.join(key(name), PeerId(peer), ends_at=ends_at)
+            self.scheduler.join(key(name), PeerId(peer), ends_at=ends_at, delay=delay)
         return self.work()
 
     def come_back(self, name: str, *held: Holding) -> list[str]:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cut, cuts, messages, of_kind, pattern, payloads, plain
 
+from parasnake.core import messages as core_messages
 from parasnake.core.ids import Attempt, NodeId, NodeKey, TaskId
+from parasnake.core.memory import Memory
 from parasnake.core.messages import (
     FROM_AGENT,
     FROM_SERVER,
@@ -193,7 +195,39 @@ def test_a_long_payload_costs_no_memory_before_it_comes() -> None:
 @pytest.mark.parametrize("length", [1 << 62, (1 << 64) - 1])
 def test_a_length_that_no_memory_has(length: int) -> None:
     with pytest.raises(MessageError, match="no memory for it"):
-        read(raw(Task, bytes(28), length=length))
+        MessageReader(TO_WORKER).feed(raw(Task, bytes(28), length=length))
+
+
+def test_more_than_there_is_memory_for_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> memoryview:
+        raise MemoryError(size)
+
+    monkeypatch.setattr(core_messages, "allocate", refuse)
+    reader = MessageReader(TO_WORKER)
+    assert reader.feed(raw(Task, bytes(28), length=28 + (1 << 30))) == []
+    with pytest.raises(MessageError, match="no memory for it"):
+        reader.feed(b"more")
+
+
+def test_a_long_payload_may_take_the_memory_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its start comes together with the end of the other, which is dealt with before more is read."""
+    monkeypatch.setattr(core_messages, "allocate", Memory().allocate)
+    size = 10 * OWN_BUFFER
+    reader = MessageReader(TO_WORKER)
+    reader.feed(raw(Task, bytes(28) + bytes(10), length=28 + size))
+    assert reader.in_payload
+    target = reader.target
+    assert target is not None
+    place = id(target.obj)
+    [task] = reader.feed(bytes(size - 10) + raw(Task, bytes(28) + b"start", length=28 + size))
+    del target, task
+    assert reader.target is not None
+    assert id(reader.target.obj) == place
+    [task] = reader.feed(bytes(size - 5))
+    assert bytes(task.payload[0]) == b"start" + bytes(size - 5)
+    assert not reader.in_payload
 
 
 WELCOME_FIELDS = LAYOUTS[Welcome].struct.size

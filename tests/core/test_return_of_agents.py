@@ -10,6 +10,7 @@ from test_crew import RESULT, SEED, TASK, WELCOME, at_work, welcomed
 from test_crew import steps as crew_steps
 from test_farm import HELLO, JOB, ONE, SQUARE, TWO, A, B, C, farm_with, steps, welcome
 
+from parasnake.core import tasks
 from parasnake.core.crew import (
     Away,
     Crew,
@@ -34,6 +35,7 @@ from parasnake.core.farm import (
     Send,
 )
 from parasnake.core.ids import Attempt, JobId, NodeKey, TaskId
+from parasnake.core.memory import LARGE_BYTES
 from parasnake.core.messages import (
     AskInit,
     Cancel,
@@ -118,6 +120,38 @@ def test_a_running_task_is_reported_and_its_result_goes_to_the_server() -> None:
     assert back(crew) == [held(False), Ready(A)]
     crew.worker_message(A, RESULT)
     assert crew_steps(crew) == [ToServer(RESULT)]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_of_large_data_only_the_digest_is_kept(finished: bool) -> None:
+    data = bytearray(LARGE_BYTES)
+    crew = at_work()
+    crew.message(TASK._replace(payload=(memoryview(data),)))
+    crew_steps(crew)
+    data.append(0)  # a BufferError if anybody could still look into it
+    if finished:
+        crew.worker_message(A, RESULT)
+        crew_steps(crew)
+    away(crew)
+    assert back(crew) == [held(finished, TASK._replace(payload=(bytes(LARGE_BYTES),))), Ready(A)]
+
+
+SIZES = [0, 1, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 10 * LARGE_BYTES + 7]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_digest_is_that_of_the_bytes_wherever_they_are_cut(size: int) -> None:
+    data = bytes(range(251)) * (size // 251 + 1)
+    data = data[:size]
+    digest = digest_of((data,))
+    assert len(digest) == 16
+    for cut in (0, 1, size // 2, size - 1):
+        assert digest_of((data[:cut], memoryview(data)[cut:])) == digest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_MAC_STEP", LARGE_BYTES // 3)  # as if it were several GiB
+        assert digest_of((data,)) == digest
+    others = [data + b"\0", data[:-1], data[1:], data[: size // 2] + b"?" + data[size // 2 + 1 :]]
+    assert digest not in {digest_of((other,)) for other in others if other != data}
 
 
 def test_each_of_many_small_results_is_reported_until_it_is_safe() -> None:

@@ -16,7 +16,16 @@ from parasnake.core.ids import Attempt, PeerId, TaskId
 from parasnake.core.order import MAX_HELD_BYTES
 from parasnake.core.scheduler import FIRST_PAUSE_S, LAST_PAUSE_S
 from parasnake.core.stragglers import LINK_BYTES_PER_S, PATIENCE_S
-from parasnake.core.tasks import MAX_BYTES_AHEAD, MAX_DEPTH, Fail, Loss, Merge, Policy
+from parasnake.core.tasks import (
+    FAST_LINK_BYTES_PER_S,
+    MAX_BYTES_AHEAD,
+    MAX_DEPTH,
+    NEAR_BYTES,
+    Fail,
+    Loss,
+    Merge,
+    Policy,
+)
 
 BY_NODE = Policy(by_node=True)
 USER_REASSIGNS = Policy(by_node=True, user_reassigns=True)
@@ -936,7 +945,8 @@ def test_a_node_that_can_have_many_tasks_gets_more_when_half_of_them_are_done() 
 
 
 @pytest.mark.parametrize(
-    ("size", "depth"), [(10 * MAX_BYTES_AHEAD, 1), (MAX_BYTES_AHEAD, 2), (MAX_BYTES_AHEAD // 4, 5)]
+    ("size", "depth"),
+    [(MAX_BYTES_AHEAD + 1, 1), (MAX_BYTES_AHEAD, 2), (NEAR_BYTES, 2), (NEAR_BYTES // 4, 5)],
 )
 def test_but_no_more_than_so_many_bytes(size: int, depth: int) -> None:
     bench = Bench([()] * (2 * MAX_DEPTH))
@@ -946,10 +956,22 @@ def test_but_no_more_than_so_many_bytes(size: int, depth: int) -> None:
 
 
 def test_data_and_result_count_together() -> None:
-    bench = Bench([(bytes(MAX_BYTES_AHEAD // 8),)] * MAX_DEPTH)
+    bench = Bench([(bytes(NEAR_BYTES // 8),)] * MAX_DEPTH)
     bench.join("a")
-    bench.result("a", 0, seconds=0.0, size=MAX_BYTES_AHEAD // 8)
+    bench.result("a", 0, seconds=0.0, size=NEAR_BYTES // 8)
     assert len(bench.scheduler.nodes[key("a")].open) == 5
+
+
+def test_a_slow_link_is_sent_more_bytes_in_advance() -> None:
+    size, delay = NEAR_BYTES // 4, 0.01
+    bench = Bench([()] * (2 * MAX_DEPTH))
+    bench.join("a", delay=delay)
+    bench.result("a", 0, seconds=0.0, size=size)
+    carried = (NEAR_BYTES + delay * FAST_LINK_BYTES_PER_S) / size
+    assert len(bench.scheduler.nodes[key("a")].open) == 1 + int(carried)
+    bench.join("b", delay=100.0)
+    bench.result("b", next(iter(bench.scheduler.nodes[key("b")].open)), seconds=0.0, size=size)
+    assert len(bench.scheduler.nodes[key("b")].open) == 1 + MAX_BYTES_AHEAD // size
 
 
 def test_the_means_follow_the_newest_tasks() -> None:

@@ -520,11 +520,57 @@ def test_a_shared_record_has_a_limit() -> None:
         agent.send(message)
     found: list[Message] = []
     while agent.wants_to_send:
-        record = bytes(agent.data_to_send())
-        assert len(record) <= GATHER_BYTES + OVERHEAD
-        agent.sent(len(record))
-        found += deliver(server, record)
+        data = bytes(agent.data_to_send())
+        assert all(len(record) <= GATHER_BYTES + OVERHEAD for record in records_of(data))
+        agent.sent(len(data))
+        found += deliver(server, data)
     assert all_plain(found) == all_plain(list(sent))
+
+
+def records_of(data: bytes) -> list[bytes]:
+    """Cut what was to be sent where its records end."""
+    records: list[bytes] = []
+    while data:
+        length = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
+        records.append(data[:length])
+        data = data[length:]
+    return records
+
+
+def test_a_long_payload_goes_out_together_with_what_is_around_it() -> None:
+    agent, server = connected()
+    sent: list[Message] = [
+        Heartbeat(),
+        Result(NODE, TaskId(1), Attempt(0), 0.0, (pattern(MAX_PLAINTEXT),)),
+        Heartbeat(),
+        Result(NODE, TaskId(2), Attempt(0), 0.0, (pattern(3 * MAX_PLAINTEXT),)),
+    ]
+    for message in sent:
+        agent.send(message)
+    found: list[Message] = []
+    lengths: list[list[int]] = []
+    while agent.wants_to_send:
+        data = bytes(agent.data_to_send())
+        lengths.append([len(record) - OVERHEAD for record in records_of(data)])
+        agent.sent(len(data))
+        found += deliver(server, data)
+    first, *rest = lengths
+    assert len(first) == 3
+    assert first[1] == MAX_PLAINTEXT
+    assert first[0] + first[2] < GATHER_BYTES
+    assert rest == [[MAX_PLAINTEXT]] * 3
+    assert all_plain(found) == all_plain(list(sent))
+
+
+def test_what_was_sent_holds_no_memory() -> None:
+    agent, _ = connected()
+    agent.send(Result(NODE, TaskId(1), Attempt(0), 0.0, (pattern(MAX_PLAINTEXT),)))
+    data = agent.data_to_send()
+    piece = data.obj
+    assert isinstance(piece, bytearray)
+    agent.sent(len(data))
+    del data
+    piece.append(0)  # a BufferError if anybody could still look into it
 
 
 @given(st.lists(messages(FROM_SERVER), max_size=5), cuts)

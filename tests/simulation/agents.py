@@ -193,15 +193,15 @@ class Call:
     def __init__(
         self,
         loop: VirtualLoop,
-        machine: Machine,
+        _: object,
         *,
-        on_connected: Callable[[Any, str], None],
-        on_failed: Callable[[list[str]], None],
+        on_connected: Callable[[Any], None],
+        on_failed: Callable[[str], None],
     ) -> None:
-        self._machine = machine
+        self._machine = loop.machine
         self._on_connected = on_connected
         self._on_failed = on_failed
-        self._timer = loop.call_in(machine.world.random.choice([0.001, 0.05]), self._try)
+        self._timer = loop.call_in(self._machine.world.random.choice([0.001, 0.05]), self._try)
 
     def cancel(self) -> None:
         """Give up silently."""
@@ -210,12 +210,12 @@ class Call:
     def _try(self) -> None:
         machine, listener = self._machine, self._machine.network.listener
         if listener is None or not listener.open or machine.offline:
-            self._on_failed(["10.0.0.1:3100: Connection refused"])
+            self._on_failed("Connection refused")
             return
         wire = machine.wire = Wire(machine.world)
         machine.network.wires.append(wire)
         listener.connect(wire.server)
-        self._on_connected(wire.agent, "10.0.0.1:3100")
+        self._on_connected(wire.agent)
 
 
 class Machine:
@@ -254,7 +254,7 @@ class Machine:
         self._listened_at = world.now
         self._planned: float | None = None
         self._plans = 0
-        self.loop = VirtualLoop(world, on_ready=self._plan)
+        self.loop = VirtualLoop(world, on_ready=self._plan, machine=self)
         world.tell(f"{name}: starts with {workers} workers, slowness {self.slowness}")
         config = Config(
             heartbeat_timeout=plan.heartbeat_timeout,
@@ -264,26 +264,19 @@ class Machine:
         )
         self.agent = shell.Agent(APP, "", config, KEY, self)
         self.agent._loop = self.loop  # type: ignore[assignment]  # it does what a Loop does
-        self.agent._dial = self._dial  # type: ignore[method-assign]  # no net.Call without sockets
         self.agent._server_ended = self._server_ended  # type: ignore[method-assign]
         self.agent._received = self._received  # type: ignore[method-assign]  # the books look first
         self.agent._give_up_at = world.now + config.connect_timeout
         if plan.life is not None:
             self.agent._time_is_over = self._time_is_over  # type: ignore[method-assign]
             self.agent._must_go_at(world.now + plan.life * world.random.uniform(0.5, 1.5))
-        self._dial()
+        self.agent._dial()
         self._plan()
 
     def _time_is_over(self) -> None:
         self.trouble()
         self.books.counts["time was over"] += 1
         shell.Agent._time_is_over(self.agent)
-
-    def _dial(self) -> None:
-        agent = self.agent
-        agent._call = Call(  # type: ignore[assignment]
-            self.loop, self, on_connected=agent._connected, on_failed=agent._not_connected
-        )
 
     def _received(self, messages: list[Message]) -> None:
         for message in messages:
