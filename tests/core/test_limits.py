@@ -132,6 +132,17 @@ def test_what_is_longer_than_any_life_is_tried_all_the_same_and_told_once() -> N
         gone(bench, name)
 
 
+def test_a_task_that_was_cut_off_goes_where_it_has_more_time_though_others_take_less() -> None:
+    bench = Bench(range(41))
+    bench.join("a", life=60.0)
+    computed(bench, "a", range(40), 1.0)
+    bench.now += 20.0
+    gone(bench, "a")
+    for name, life in (("b", 10.0), ("c", 30.0)):
+        bench.scheduler.join(key(name), PeerId(1), ends_at=bench.now + life)
+    assert bench.work() == ["send 40.1 to c"]
+
+
 def test_lives_get_shorter_and_tasks_are_tried_all_the_same() -> None:
     """No job waits for nodes that live as long as those before."""
     bench = Bench(range(10))
