@@ -140,7 +140,7 @@ def test_a_task_that_was_cut_off_goes_where_it_has_more_time_though_others_take_
     gone(bench, "a")
     for name, life in (("b", 10.0), ("c", 30.0)):
         bench.scheduler.join(key(name), PeerId(1), ends_at=bench.now + life)
-    assert bench.work() == ["send 40.1 to c"]
+    assert bench.work() == ["send 40.1 to c", "ask b"]
 
 
 def test_lives_get_shorter_and_tasks_are_tried_all_the_same() -> None:
