@@ -223,7 +223,10 @@ class Agent:
         try:
             with (
                 seldom_searched(),
-                self._loop.signals(batch.signals_of_the_end(), self._signalled),
+                # Batch systems and launchers repeat theirs: that must not cut the goodbye short.
+                self._loop.signals(
+                    batch.signals_of_the_end(), self._signalled, insistent=[signal.SIGINT]
+                ),
             ):
                 try:
                     self._serve()

@@ -125,12 +125,18 @@ class Loop:
     # ---- signals and other threads
 
     @contextlib.contextmanager
-    def signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> Iterator[None]:
-        """Call ``callback`` from the loop for the first of these signals.
+    def signals(
+        self,
+        numbers: Iterable[int],
+        callback: Callable[[int], None],
+        *,
+        insistent: Iterable[int] | None = None,
+    ) -> Iterator[None]:
+        """Call ``callback`` from the loop for these signals.
 
-        A second one raises ``KeyboardInterrupt`` wherever the program is just then, so that a hook
-        that never returns can be left. In a thread other than the main one this does nothing, for
-        only there can Python handle signals.
+        A second one, if it is one of the ``insistent`` (by default all), raises ``KeyboardInterrupt``
+        wherever the program is just then, so that a hook that never returns can be left. In a thread
+        other than the main one this does nothing, for only there can Python handle signals.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -139,7 +145,7 @@ class Loop:
 
         def note(number: int, _: FrameType | None) -> None:
             seen.append(number)
-            if len(seen) > 1:
+            if len(seen) > 1 and (insistent is None or number in insistent):
                 raise KeyboardInterrupt
 
         self._on_signal = dict.fromkeys(numbers, callback)

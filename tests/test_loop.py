@@ -395,6 +395,18 @@ def test_handlers_and_wakeup_descriptor_are_given_back(loop: Loop) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
+def test_only_an_insistent_second_signal_interrupts(loop: Loop) -> None:
+    ours: list[int] = []
+    with loop.signals((signal.SIGINT, signal.SIGTERM), ours.append, insistent=[signal.SIGINT]):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        wait_for(loop, lambda: ours)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert set(ours) == {signal.SIGTERM}
+
+
+@pytest.mark.usefixtures("handlers")
 def test_signals_of_the_users_own_are_not_ours(loop: Loop) -> None:
     """Python writes every signal that has a handler to the wake-up descriptor."""
     users: list[int] = []

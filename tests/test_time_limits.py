@@ -38,7 +38,8 @@ def test_a_job_on_nodes_that_live_shortly_loses_nothing(start: Start) -> None:
     assert (server.wait(), server.out) == (0, "True\n"), server.err
     assert "0 retries" in server.err.splitlines()[-1]
     assert "WARNING" not in server.err
-    over = [agent for agent in agents if "its time limit is over" in agent.err]
+    assert "too little time left for another task" in server.err, "before their time is over"
+    over = [agent for agent in agents if "left after" in agent.err and "job is" not in agent.err]
     assert len(over) >= 2
     assert {agent.wait() for agent in over} == {0}
     wait_until(lambda: all(gone(agent) for agent in over))
@@ -47,9 +48,11 @@ def test_a_job_on_nodes_that_live_shortly_loses_nothing(start: Start) -> None:
 def test_tasks_that_no_node_lives_long_enough_for_are_tried_and_told_of(start: Start) -> None:
     server, node = serve(start, "naps.py", "--seconds", "3600")
     for _ in range(2):
-        agent = start("naps.py", *node, "--seconds", "3600", "--time-limit", "1.5")
+        agent = start("naps.py", *node, "--seconds", "3600", "--time-limit", "2.5")
         assert agent.wait() == 0, agent.err
-    server.wait_for("tasks take longer than nodes may run .1.5 s at the most.: they are tried")
+    server.wait_for(
+        "tasks take longer than nodes may run .[0-9.]+ m?s at the most.: they are tried"
+    )
     server.send(signal.SIGTERM)
     assert server.wait() == 143
     assert "of computing lost with nodes" in server.err
@@ -75,6 +78,21 @@ def test_the_warnings_of_batch_systems_hand_tasks_back_at_no_cost(
     assert (server.wait(), second.wait()) == (0, 0)
     assert "0 retries" in server.err.splitlines()[-1]
     assert "died" not in server.err
+
+
+def test_many_signals_on_end_are_one_reason_to_go(start: Start, tmp_path: Path) -> None:
+    """Of a warning, the end itself, and those who pass on what they get."""
+    server, node = serve(start, "patient.py", "--max-losses", "1")
+    first = start("patient.py", *node)
+    old = wait_until(lambda: started(tmp_path, 0))
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGXCPU):
+        first.send(number)
+    assert first.wait() > 128
+    server.wait_for(r"left: stopped by signal \d+; 1 of its tasks will run elsewhere")
+    second = start("patient.py", *node)
+    wait_until(lambda: started(tmp_path, 0) - old)
+    (tmp_path / "go").touch()
+    assert (server.wait(), second.wait()) == (0, 0)
 
 
 def test_the_end_of_a_batch_job_is_heeded(start: Start, tmp_path: Path) -> None:

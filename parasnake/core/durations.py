@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
 KEPT = 100
@@ -15,7 +16,7 @@ class Durations:
     __slots__ = ("_newest", "_sorted")
 
     def __init__(self) -> None:
-        self._newest: deque[float] = deque(maxlen=KEPT)
+        self._newest: deque[float] = deque()
         self._sorted: list[float] = []
 
     def __len__(self) -> int:
@@ -24,14 +25,14 @@ class Durations:
 
     def add(self, seconds: float) -> None:
         """A task has taken so long."""
-        self._newest.append(seconds)
-        if self._sorted:
-            self._sorted = []
+        newest, in_order = self._newest, self._sorted
+        if len(newest) == KEPT:
+            del in_order[bisect_left(in_order, newest.popleft())]
+        newest.append(seconds)
+        insort(in_order, seconds)
 
     def quantile(self, share: float) -> float:
         """The least of them that at least this share do not exceed; 0 if none is known."""
-        if not self._newest:
-            return 0.0
         if not self._sorted:
-            self._sorted = sorted(self._newest)
+            return 0.0
         return self._sorted[math.ceil(share * len(self._sorted)) - 1]

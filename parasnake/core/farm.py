@@ -52,6 +52,7 @@ HEARTBEATS_PER_TIMEOUT = 3
 """An agent that has nothing to say sends this many heartbeats in one heartbeat timeout."""
 MAX_HELD = 4 * MAX_DEPTH
 """Tasks that a node can return with: what it had been sent, and answers on their way."""
+NO_TIME = "there is too little time left for another task"
 TAKEN_ANSWERS, TAKEN_BYTES = 16, 1 << 18
 """An agent hears that its answers are safe after this many, or so many bytes of what it keeps."""
 
@@ -254,7 +255,19 @@ class Farm:
             self._steps.append(Drop(peer_id))
             silence = f"nothing heard for {now - heard:.0f} s (heartbeat_timeout)"
             self._remove(self._peers[peer_id], Loss.LOST, silence)
-        return self._quit is None and self.scheduler.tick(now)
+        if self._quit is not None:
+            return False
+        ask_again = self.scheduler.tick(now)
+        self._let_go()
+        return ask_again
+
+    def _let_go(self) -> None:
+        """Agents that have too little time left for any task need not wait for its end."""
+        for peer_id, idle in self.scheduler.out_of_time().items():
+            peer = self._peers[peer_id]
+            if idle == len(peer.nodes):
+                self._steps += [Send(peer_id, Quit(QuitKind.OUT_OF_TIME, NO_TIME)), Drop(peer_id)]
+                self._remove(peer, Loss.LEFT, NO_TIME)
 
     def message(self, peer_id: PeerId, message: Message) -> None:
         """An agent has said something.

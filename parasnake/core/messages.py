@@ -53,6 +53,8 @@ class QuitKind(IntEnum):
     STOPPED = 1
     """By a signal, or by the program."""
     FAILED = 2
+    OUT_OF_TIME = 3
+    """Not all of them: this one has too little time left for any task."""
 
 
 class Hello(NamedTuple):

@@ -45,6 +45,8 @@ from .tasks import (
 
 RETURN_GRACE_S = 10.0
 """After a restart a task waits this long for the node that was computing it to return."""
+WORTH_LEARNING_S = 0.01
+"""How long results took is taken note of from this time on, or if any node has to go at some time."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pauses between two questions for new data while nodes are idle: they double from one to the other."""
 
@@ -80,7 +82,7 @@ class Scheduler:
         self._aside = self._suspects.aside
         self._stragglers = Stragglers(wanted=policy.speculate)
         self._sharing = Sharing()
-        self._limits = Limits()
+        self._limits = Limits(self._nodes)
         self._told_too_long = False
         self._moves: deque[tuple[OpenTask, NodeKey, NodeKey]] = deque()  # from whom to whom
         self.now = 0.0
@@ -181,6 +183,7 @@ class Scheduler:
         if self._idle:
             times += [self._ask_again_at, self._stragglers.look_at]
             times += [self._sharing.look_at] if any(self._idle_nodes()) else []
+            times.append(self._limits.look_at)
         return min((time for time in times if time is not None), default=None)
 
     def left_to_user(self, owner: NodeKey) -> Iterator[OpenTask]:
@@ -256,9 +259,11 @@ class Scheduler:
         each of the tasks whether it is still wanted. If so, its result counts like any other; a
         finished one must be asked for.
         """
-        node = self._nodes[key] = Node(key, peer, delay, owes=self._owed.get(key))
+        node = Node(key, peer, delay, owes=self._owed.get(key), joined_at=self.now)
+        self._nodes[key] = node
+        self._limits.changed()
         if ends_at is not None:
-            self._limits.ends(node, ends_at, self.now)
+            self._limits.ends(node, ends_at)
         wanted = [self._adopt(node, holding) for holding in held]
         self._release(task for task in self._awaited.pop(key, ()) if task.id in self._awaiting)
         self._refresh(node)
@@ -302,7 +307,12 @@ class Scheduler:
         """A node has to go at this time: it gets nothing that would take longer."""
         node = self._nodes.get(key)
         if node is not None:
-            self._limits.ends(node, at, self.now)
+            self._limits.ends(node, at)
+
+    def out_of_time(self) -> dict[PeerId, int]:
+        """How many idle nodes of each agent have too little time left for any task."""
+        nodes = map(self._nodes.__getitem__, self._idle)
+        return self._limits.out_of_time((node for node in nodes if node.owes is None), self.now)
 
     def spare(self, *whom: NodeKey | PeerId) -> None:
         """Somebody ends these nodes, or breaks these connections, on purpose: no task is to blame.
@@ -317,6 +327,7 @@ class Scheduler:
         ``remote`` is more about it, for a task that has failed for good by that.
         """
         node = self._nodes.pop(key)
+        self._limits.changed()
         self._hungry.pop(key, None)
         self._idle.pop(key, None)
         self._sharing.gone(key)
@@ -363,6 +374,8 @@ class Scheduler:
     def _charge(self, task: OpenTask, node: Node, loss: Loss, reason: str) -> None:
         if (node.key if loss is Loss.DIED else node.peer) in self._spared:
             return
+        if loss is Loss.LOST and node.ends_at is not None and self.now >= node.ends_at:
+            return  # it had to go, and could not say so any more
         if loss is Loss.DIED:
             self._blame(task, node, reason)
         elif loss is Loss.LOST:
@@ -424,13 +437,18 @@ class Scheduler:
     def give(self, pieces: Iterable[tuple[Parts, object]]) -> Assign:
         """Answer to ``AskData``: new tasks, each of serialised data and the data itself.
 
-        They are to be sent to the node that was asked for.
+        They are to be sent to the node that was asked for, as far as it has the time for them.
         """
         tasks = self._new_tasks(pieces)
         if self._policy.by_node:
             for task in tasks:
                 self._remember(task)
-        return self._assign(self._nodes[self._asked_for()], tasks)
+        node = self._nodes[self._asked_for()]
+        if node.ends_at is not None:  # getting the data may have taken its time
+            room = self._limits.room(node, self.now)
+            self._put_back(tasks[room:], first=True)
+            tasks = tasks[:room]
+        return self._assign(node, tasks)
 
     def _remember(self, task: OpenTask) -> None:
         again = self._forgotten.take(task.payload)
@@ -483,6 +501,7 @@ class Scheduler:
         self._order.held.clear()
         self._stragglers.clear()
         self._sharing.clear()
+        self._limits.clear()
         self._moves.clear()
         self._in_vain.clear()
         self._ask_again_at = self._grace_over_at = None
@@ -556,7 +575,8 @@ class Scheduler:
         node.begun_at = self.now
         if count:
             node.learn(total_seconds, total_size, count)
-            self._limits.came(node, longest)
+            if total_seconds > WORTH_LEARNING_S or self._limits.exist:
+                self._limits.came(node, longest)
             if self._suspects.exist:
                 self._suspects.succeeded(node.peer)
             self._stragglers.results_came(count, total_seconds, self.now)
@@ -758,7 +778,14 @@ class Scheduler:
         """Half of what a node has, of that which it has not begun and which the other may compute."""
         begun = 0 if node.unwanted else 1
         behind = map(self._tasks.get, reversed(list(node.open)[begun:]))
-        free = (task for task in behind if task and not task.also and idle.key not in task.tried)
+        free = (
+            task
+            for task in behind
+            if task
+            and not task.also
+            and idle.key not in task.tried
+            and self._limits.suits(task, idle, self.now)
+        )
         most = min(node.load // 2, idle.depth, self._limits.room(idle, self.now))
         return list(islice(free, most))[::-1]
 
@@ -876,6 +903,8 @@ class Scheduler:
         elif node.key not in self._idle:
             self._idle[node.key] = None
             self._sharing.somebody_is_idle()
+            if node.ends_at is not None:
+                self._limits.is_idle()
         if not self._policy.by_node:
             self._sharing.note(node)
 

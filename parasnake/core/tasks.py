@@ -122,6 +122,7 @@ class Node:
     """How many open tasks it should have: one until it is known how long they take."""
     owes: TaskId | None = None
     """Strict alternation: the task handed out under its name that is not merged yet."""
+    joined_at: float = 0.0
     ends_at: float | None = None
     """When it has to go, if that is known."""
     took: Durations = field(default_factory=Durations)
@@ -242,7 +243,7 @@ class SetAside(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """Step: nothing to do but to warn, once: tasks take longer than any node is there."""
+    """Step: nothing to do but to warn, once: tasks take longer than any of these nodes lives."""
 
     longest_life: float
 

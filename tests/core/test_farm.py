@@ -746,3 +746,31 @@ def test_all_nodes_of_an_agent_have_to_go_when_it_has() -> None:
     farm.heard(ONE, 20.0)
     farm.message(ONE, TimeLeft(10.0))
     assert [nodes[key].ends_at for key in (A, B)] == [30.0, 30.0]
+
+
+def test_who_has_too_little_time_left_for_anything_is_let_go() -> None:
+    """Its place in a batch system is worth more empty."""
+    farm = farm_with(ONE, TWO, nodes=(A,))
+    peer = farm.peers[ONE]
+    farm.heard(ONE, 0.0)
+    farm.message(ONE, TimeLeft(20.0))
+    farm.message(ONE, Ready(B))
+    farm.message(TWO, Ready(C))
+    steps(farm, SQUARE, SQUARE, SQUARE)
+    farm.scheduler.exhaust()
+    for node, now in ((A, 12.0), (B, 13.0)):
+        farm.tick(now)
+        assert farm.peers[ONE] is peer, "one of its nodes is busy"
+        [(task, attempt)] = farm.scheduler.nodes[node].open.items()
+        farm.message(ONE, Result(node, task, attempt, 12.0, SQUARE))
+        steps(farm)
+    assert farm.deadline == 0.0, "at once"
+    farm.tick(13.0)
+    reason = "there is too little time left for another task"
+    assert steps(farm) == [
+        Send(ONE, Quit(QuitKind.OUT_OF_TIME, reason)),
+        Drop(ONE),
+        AgentLeft(peer, False, reason, "", 0),
+    ]
+    assert list(farm.scheduler.nodes) == [C]
+    assert farm.deadline is not None

@@ -6,8 +6,8 @@ from bench import Bench, key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parasnake.core.ids import NodeKey, PeerId, TaskId
-from parasnake.core.limits import ENOUGH, HIGH, Limits
+from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
+from parasnake.core.limits import ENOUGH, FRESH, HALF, HIGH, Limits
 from parasnake.core.tasks import MAX_DEPTH, Loss, Node, OpenTask, Policy
 
 
@@ -59,6 +59,14 @@ def test_a_node_is_judged_by_its_own_results_when_there_are_enough() -> None:
     assert bench.result("b", 11 + ENOUGH, seconds=10.0) == [f"merge {11 + ENOUGH} of b by b"]
 
 
+def test_of_small_tasks_nothing_is_learnt_before_anybody_has_an_end() -> None:
+    """It would cost all others time."""
+    bench = Bench(range(100))
+    bench.join("a")
+    computed(bench, "a", range(3), 0.001)
+    assert bench.join("b", life=0.0001)[:1] == ["ask b"]
+
+
 def test_small_tasks_are_sent_ahead_for_no_longer_than_there_is_time() -> None:
     bench = Bench(range(100_000))
     bench.join("a", life=1.0)
@@ -69,6 +77,23 @@ def test_small_tasks_are_sent_ahead_for_no_longer_than_there_is_time() -> None:
     for task in range(1, 1 + some):
         bench.result("a", task, seconds=0.001)
     assert not bench.scheduler.nodes[key("a")].open, "half a task's time is left"
+
+
+def test_data_for_which_there_is_no_time_any_more_waits_for_another_node() -> None:
+    bench = Bench()
+    bench.join("a", life=20.0)
+    bench.data.extend(range(3))
+    computed(bench, "a", range(0), 1.0)
+    bench.pass_time(1.0)
+    scheduler = bench.scheduler
+    computed(bench, "a", range(1), 3.0)
+    assert scheduler.nodes[key("a")].open == {TaskId(1): 0}
+    bench.data.clear()
+    scheduler.now = bench.now = 19.0
+    assert bench.result("a", 1, seconds=3.0) == ["merge 1 of a by a"]
+    scheduler._asked = key("a")
+    assert scheduler.give([((b"late",), None)]).tasks == []
+    assert bench.join("b", life=20.0)[-1] == "send 2.0 to b"
 
 
 def test_it_can_be_said_later_and_be_changed() -> None:
@@ -92,9 +117,9 @@ def test_who_has_to_go_is_charged_for_nothing_and_its_task_goes_to_who_has_the_t
     task = bench.tasks[0]
     assert (task.failures, task.losses, task.ran_for) == (0, 0, 20.0)
     assert bench.scheduler.lost_seconds == 40.0
-    bench.join("c", life=15.0)
-    assert bench.scheduler.nodes[key("c")].open == {}
+    bench.scheduler.join(key("c"), PeerId(2), ends_at=bench.now + 15.0)
     assert bench.join("d", life=30.0) == ["send 1.1 to d"]
+    assert bench.scheduler.nodes[key("c")].open == {}
 
 
 def test_what_is_longer_than_any_life_is_tried_all_the_same_and_told_once() -> None:
@@ -105,6 +130,90 @@ def test_what_is_longer_than_any_life_is_tried_all_the_same_and_told_once() -> N
         assert ("too long: 20" in done) == (turn == 1)
         bench.now += 20.0
         gone(bench, name)
+
+
+def test_a_task_that_was_cut_off_goes_where_it_has_more_time_though_others_take_less() -> None:
+    bench = Bench(range(41))
+    bench.join("a", life=60.0)
+    computed(bench, "a", range(40), 1.0)
+    bench.now += 20.0
+    gone(bench, "a")
+    for name, life in (("b", 10.0), ("c", 30.0)):
+        bench.scheduler.join(key(name), PeerId(1), ends_at=bench.now + life)
+    assert bench.work() == ["send 40.1 to c", "ask b"]
+
+
+def test_lives_get_shorter_and_tasks_are_tried_all_the_same() -> None:
+    """No job waits for nodes that live as long as those before."""
+    bench = Bench(range(10))
+    bench.join("a", life=3600.0)
+    computed(bench, "a", range(6), 30.0)
+    gone(bench, "a")
+    assert bench.join("b", life=20.0)[0] == "send 6.1 to b"
+
+
+def test_lives_differ_a_bit_and_the_first_was_the_longest() -> None:
+    bench = Bench(range(10))
+    bench.join("a", life=20.0)
+    computed(bench, "a", range(1), 19.9)
+    gone(bench, "a")
+    assert bench.join("b", life=19.8)[:2] == ["ask b", "send 1.0 to b"]
+
+
+def test_what_is_longer_than_any_life_is_not_begun_in_the_second_half_of_one() -> None:
+    bench = Bench(range(10))
+    bench.join("z")
+    computed(bench, "z", range(3), 30.0)
+    gone(bench, "z")
+    bench.data.clear()
+    bench.join("a", life=20.0)
+    bench.lose("a", Loss.LEFT)
+    bench.join("b", life=20.0)
+    assert bench.scheduler.nodes[key("b")].open
+    bench.now += 11.0
+    bench.scheduler.now = bench.now
+    assert bench.failure("b", 3, 2)[-1] == "retry 3 by b: oops"
+    assert bench.join("c", life=20.0)[-1] == "send 3.3 to c"
+
+
+def test_as_long_as_somebody_has_no_end_nobody_else_tries_what_is_too_long() -> None:
+    bench = Bench(range(10))
+    bench.join("z")
+    computed(bench, "z", range(3), 30.0)
+    assert bench.join("a", life=20.0) == []
+
+
+def test_who_cannot_say_goodbye_at_its_end_costs_no_task_a_loss() -> None:
+    bench = Bench(range(2))
+    bench.join("a", life=20.0)
+    bench.now = 20.0
+    gone(bench, "a", Loss.LOST)
+    assert bench.tasks[0].losses == 0
+
+
+def test_it_is_told_whose_idle_nodes_have_too_little_time_left() -> None:
+    bench = Bench(range(4))
+    bench.join("a", peer=1, life=20.0)
+    computed(bench, "a", range(4), 3.0)
+    scheduler = bench.scheduler
+    assert scheduler.out_of_time() == {}
+    assert scheduler.deadline is not None
+    bench.join("b", peer=2)
+    bench.join("c", peer=3, life=2.0)
+    scheduler.now = 17.0
+    assert scheduler.out_of_time() == {PeerId(1): 1, PeerId(3): 1}
+    assert scheduler.out_of_time() == {}, "it is told once"
+    scheduler.stop()
+    assert scheduler.deadline is None
+
+
+def test_who_owes_a_task_stays() -> None:
+    """In strict alternation its user keeps book of it until that task is merged."""
+    bench = Bench(range(4), Policy(by_node=True))
+    bench.join("a", life=20.0)
+    bench.scheduler.failure(key("a"), TaskId(0), Attempt(0), "oops", "", final=False)
+    bench.scheduler.now = 30.0
+    assert bench.scheduler.out_of_time() == {}
 
 
 def test_a_few_long_tasks_do_not_keep_nodes_from_all_others() -> None:
@@ -139,9 +248,10 @@ def test_a_death_tells_nothing_of_how_long_a_task_takes() -> None:
 
 
 def test_a_task_may_go_where_it_has_more_time_than_it_had() -> None:
-    limits, task = Limits(), OpenTask(TaskId(0), NodeKey(bytes(16)), (), 0, None)
+    task = OpenTask(TaskId(0), NodeKey(bytes(16)), (), 0, None)
     node, free = (Node(NodeKey(bytes([n]) * 16), PeerId(0)) for n in range(2))
-    limits.ends(node, 10.0, now=0.0)
+    limits = Limits({node.key: node})
+    limits.ends(node, 10.0)
     assert limits.suits(task, node, now=9.0)
     limits.cut(task, 5.0)
     assert limits.suits(task, node, now=4.0)
@@ -149,7 +259,9 @@ def test_a_task_may_go_where_it_has_more_time_than_it_had() -> None:
     assert limits.suits(task, free, now=5.0)
     assert not limits.too_long
     limits.cut(task, 10.0)
-    assert limits.suits(task, node, now=9.0), "there is nobody with more time"
+    assert not limits.suits(task, node, now=9.0), "another one will come"
+    assert not limits.too_long
+    assert limits.suits(task, node, now=1.0), "there is nobody with more time"
     assert limits.too_long
     limits.cut(task, 1.0)
     assert task.ran_for == 10.0
@@ -162,8 +274,9 @@ def test_a_task_may_go_where_it_has_more_time_than_it_had() -> None:
 )
 def test_what_is_handed_out_can_end_in_time(took: list[float], life: float, passed: float) -> None:
     """All that a node has room for, and the last one takes as long as nearly none."""
-    limits, node = Limits(), Node(NodeKey(bytes(16)), PeerId(0))
-    limits.ends(node, life, now=0.0)
+    node = Node(NodeKey(bytes(16)), PeerId(0))
+    limits = Limits({node.key: node})
+    limits.ends(node, life)
     for seconds in took:
         limits.came(node, seconds)
         node.learn(seconds, 1)
@@ -171,10 +284,10 @@ def test_what_is_handed_out_can_end_in_time(took: list[float], life: float, pass
     assert 0 <= room <= MAX_DEPTH
     assert node.mean_seconds is not None
     need = node.took.quantile(HIGH)
-    if need > life:
-        need = node.took.quantile(0.5)
-    if need > life:
-        assert (room, limits.too_long) == (1, True)
+    if need > FRESH * life:
+        need = node.took.quantile(HALF)
+    if need > FRESH * life:
+        assert (room, limits.too_long) == ((1, True) if passed < life - life / 2 else (0, False))
     elif room:
         assert passed + (room - 1) * node.mean_seconds + need <= life + 1e-6
     else:
@@ -182,4 +295,4 @@ def test_what_is_handed_out_can_end_in_time(took: list[float], life: float, pass
 
 
 def test_who_has_no_end_has_room() -> None:
-    assert Limits().room(Node(NodeKey(bytes(16)), PeerId(0)), 0.0) == MAX_DEPTH
+    assert Limits({}).room(Node(NodeKey(bytes(16)), PeerId(0)), 0.0) == MAX_DEPTH

@@ -267,8 +267,16 @@ class Machine:
         self.agent._server_ended = self._server_ended  # type: ignore[method-assign]
         self.agent._received = self._received  # type: ignore[method-assign]  # the books look first
         self.agent._give_up_at = world.now + config.connect_timeout
+        if plan.life is not None:
+            self.agent._time_is_over = self._time_is_over  # type: ignore[method-assign]
+            self.agent._must_go_at(world.now + plan.life * world.random.uniform(0.5, 1.5))
         self.agent._dial()
         self._plan()
+
+    def _time_is_over(self) -> None:
+        self.trouble()
+        self.books.counts["time was over"] += 1
+        shell.Agent._time_is_over(self.agent)
 
     def _received(self, messages: list[Message]) -> None:
         for message in messages:

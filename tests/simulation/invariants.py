@@ -7,6 +7,7 @@ of data ends once, in order, under the right node id.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from typing import Any
 
 from parasnake.agent import Agent
 from parasnake.core.crew import Crew, Sending
-from parasnake.core.farm import AgentLeft, Send, Step
+from parasnake.core.durations import KEPT
+from parasnake.core.farm import NO_TIME, AgentLeft, Send, Step
 from parasnake.core.ids import Attempt, NodeKey, PeerId, TaskId
+from parasnake.core.limits import ENOUGH, FRESH, HALF, HIGH
 from parasnake.core.messages import (
     Cancel,
     Dropped,
@@ -191,6 +194,8 @@ class Watch:
         self._starving: dict[tuple[NodeKey, NodeKey], float] = {}
         self._on_way: dict[Answered, tuple[float, Wire]] = {}
         self._astray: dict[NodeKey, dict[Sending, float]] = {}
+        self._took: defaultdict[NodeKey | None, list[float]] = defaultdict(list)
+        """How long tasks took of which the server took note: on each node, and on all of them."""
         self._put_in()
 
     def _put_in(self) -> None:
@@ -208,6 +213,7 @@ class Watch:
             (scheduler, "restore", self._restore),
             (scheduler, "join", self._join),
             (farm, "message", self._message),
+            (scheduler._limits, "came", self._came),
         ):
             original = getattr(owner, name)
             setattr(owner, name, _with(original, replacement))
@@ -239,6 +245,7 @@ class Watch:
             if step.reason.startswith("it broke the protocol"):
                 raise Violation("nobody breaks the protocol", step.reason)
             self._answers.pop(step.peer.id, None)
+            self.books.counts["let go"] += step.reason == NO_TIME
         return step
 
     def _sending(self, original: Callable[[Assign], list[Send]], step: Assign) -> list[Send]:
@@ -246,6 +253,8 @@ class Watch:
         room = 1 if self.books.plan.by_node else node.depth
         if len(node.open) + len(node.unwanted) > room:
             raise Violation("no node gets more than its depth", f"{node}")
+        if tasks and node.ends_at is not None:
+            self._check_time(node, node.ends_at)
         for task in tasks:
             self._check_assigned(node, task)
         sends = original(step)
@@ -255,6 +264,27 @@ class Watch:
         if len(tasks) > 1:
             self.books.counts["sent in runs"] += len(tasks)
         return sends
+
+    def _came(self, original: Callable[..., None], node: Node, seconds: float) -> None:
+        for key in (node.key, None):
+            self._took[key].append(seconds)
+        original(node, seconds)
+
+    def _check_time(self, node: Node, ends_at: float) -> None:
+        """No node gets what it most likely cannot finish, unless nobody can."""
+        own, of_all = self._took[node.key], self._took[None]
+        known = sorted((own if len(own) >= ENOUGH else of_all)[-KEPT:])
+        now, nodes = self._scheduler.now, self._scheduler.nodes.values()
+        longest = max(math.inf if n.ends_at is None else n.ends_at - n.joined_at for n in nodes)
+        for share in (HIGH, HALF):
+            need = known[math.ceil(share * len(known)) - 1] if known else 0.0
+            if need <= FRESH * longest:
+                break
+        else:
+            need = longest / 2
+            self.books.counts["tried what is too long"] += 1
+        if now + need > ends_at + 1e-6:
+            raise Violation("no node gets what it cannot finish", f"{need:.3f} s for {node}")
 
     def _check_assigned(self, node: Node, task: OpenTask) -> None:
         index, attempt = self.user.data_of[task.id], task.newest
@@ -559,7 +589,7 @@ class Watch:
         idle = [
             node
             for node in scheduler.nodes.values()
-            if not node.open and not node.unwanted and node.peer not in scheduler._aside
+            if not node.open and not node.unwanted and scheduler._may_get(node)
         ]
         found: dict[tuple[NodeKey, NodeKey], float] = {}
         for node in idle:
@@ -584,7 +614,11 @@ class Watch:
         begun = 0 if node.unwanted else 1
         behind = map(self._scheduler._tasks.get, list(node.open)[begun:])
         return any(
-            task and not task.also and task.id not in node.leaving and idle.key not in task.tried
+            task
+            and not task.also
+            and task.id not in node.leaving
+            and idle.key not in task.tried
+            and self._scheduler._limits.suits(task, idle, self._scheduler.now)
             for task in behind
         )
 

@@ -88,6 +88,8 @@ class Plan:
     max_attempts: int
     max_losses: int
     journal: bool
+    life: float | None
+    """About so long may an agent run; None: for ever."""
     adaptive: bool
     """What comes next depends on how many results there are."""
 
@@ -173,6 +175,8 @@ def draw_plan(random: random.Random) -> Plan:
         max_attempts=random.randint(1, 4),
         max_losses=random.randint(1, 5),
         journal=random.random() < 0.8,
+        # Even a slow machine has the time for each task, if it begins with it at once.
+        life=random.choice([None, None, 5.0 + 12.0 * longest, 5.0 + 40.0 * longest]),
         adaptive=random.random() < 0.4,
     )
 

@@ -301,7 +301,7 @@ class VirtualLoop:
         self._watched.clear()
 
     @contextlib.contextmanager
-    def signals(self, _: Iterable[int], __: Callable[[int], None]) -> Iterator[None]:
+    def signals(self, _: Iterable[int], __: Callable[[int], None], **___: object) -> Iterator[None]:
         """Signals come from the faults."""
         yield
 

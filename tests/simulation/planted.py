@@ -17,6 +17,7 @@ from parasnake.core import tasks
 from parasnake.core.crew import Crew, Sent
 from parasnake.core.farm import Farm
 from parasnake.core.ids import Attempt, TaskId
+from parasnake.core.limits import Limits
 from parasnake.core.messages import Dropped, Results
 from parasnake.core.scheduler import Scheduler
 from parasnake.core.sharing import Sharing
@@ -382,6 +383,24 @@ def results_wait_for_each_other() -> Iterator[None]:
             worker_message(self, node, earlier, now)
 
     with _instead(Crew, "worker_message", patient):
+        yield
+
+
+@bug
+def an_end_is_not_heeded() -> Iterator[None]:
+    """Nodes get tasks up to the moment when they have to go."""
+    with _instead(Limits, "room", lambda self, node, now: tasks.MAX_DEPTH):
+        yield
+
+
+@bug
+def what_a_node_learnt_goes_with_it() -> Iterator[None]:
+    """How long tasks take each node has to find out for itself."""
+
+    def private(self: Limits, node: Node, seconds: float) -> None:
+        node.took.add(seconds)
+
+    with _instead(Limits, "came", private):
         yield
 
 

@@ -37,6 +37,8 @@ def test_what_it_is_about_happens() -> None:
         "crossed": 10,  # answered though it was to be taken
         "computed though dropped": 1,
         "copied": 10,
+        "time was over": 10,
+        "let go": 10,
     }
     counts = Counter[str]()
     for seed in range(PLANTED_SEEDS):
