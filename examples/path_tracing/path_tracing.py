@@ -75,8 +75,15 @@ def add(result: NDArray[np.float32], data: Tile) -> None:
         light = np.zeros((height, width, 3))
     light[data.top : data.top + data.height, data.left : data.left + data.width] += result
     merged += 1
-    if merged % len(tiles_of(width, height)) == 0 and not app.replaying:
-        save(merged // len(tiles_of(width, height)))
+    passes, rest = divmod(merged, len(tiles_of(width, height)))
+    if rest == 0 and not app.replaying:
+        save(passes)
+
+
+@app.finish
+def finish() -> None:
+    save(app.args.passes)
+    print(f"The picture is in {app.args.output}")
 
 
 def save(passes: int) -> None:
@@ -89,7 +96,6 @@ def save(passes: int) -> None:
     draft = app.args.output.with_suffix(".draft")
     Image.fromarray(pixels.astype(np.uint8)).save(draft, "PNG")
     draft.replace(app.args.output)
-    print(f"pass {passes} of {app.args.passes} is in {app.args.output}", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

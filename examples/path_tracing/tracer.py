@@ -17,6 +17,7 @@ TINY, FAR = 1e-4, 1e6
 MAX_BOUNCES = 9
 BRIGHTEST = 8.0  # of what comes from a later bounce: else a few paths show as white dots for long
 GLASS_INDEX = 1.5
+GLASS_MIRROR = 0.04  # what glass of this index reflects when seen from straight above
 
 
 class Tile(NamedTuple):
@@ -128,7 +129,7 @@ def trace(start: Array, direction: Array, rng: np.random.Generator) -> Array:
 def nearest(start: Array, direction: Array) -> tuple[Numbers, Array]:
     """Say what each ray meets first, as a number in the tables above, and how far away that is."""
     down = np.minimum(direction[1], -1 / FAR)
-    distance = np.where(direction[1] < 0, -start[1] / down, FAR)
+    distance = np.minimum(np.where(direction[1] < 0, -start[1] / down, FAR), FAR)
     what = np.where(distance < FAR, FLOOR, SKY)
     for number in range(len(SCENE)):
         found = distance_to(number, start, direction)
@@ -165,7 +166,8 @@ def from_lamp(point: Array, normal: Array, rng: np.random.Generator) -> Array:
     for number in range(LAMP + 1, len(SCENE)):
         lit[lit] = distance_to(number, start[:, lit], way[:, lit]) > distance[lit]
     share = lit * cosines * 2 * lamp.radius * lamp.radius / (distance * distance)
-    return np.multiply(share, LAMP_LIGHT)
+    found: Array = share * LAMP_LIGHT
+    return found
 
 
 def through_glass(
@@ -177,8 +179,7 @@ def through_glass(
     root2 = 1 - ratio * ratio * (1 - cosine * cosine)
     root = np.sqrt(np.maximum(root2, 0))
     edge = 1 - np.where(entering, cosine, root)
-    least = ((1 - GLASS_INDEX) / (1 + GLASS_INDEX)) ** 2
-    share = least + (1 - least) * edge * edge * edge * edge * edge
+    share = GLASS_MIRROR + (1 - GLASS_MIRROR) * edge * edge * edge * edge * edge
     reflects = (root2 < 0) | (rng.random(cosine.size) < share)
     refracted = unit(ratio * direction + (ratio * cosine - root) * normal)
     return np.where(reflects, reflect(direction, normal), refracted)
@@ -193,7 +194,8 @@ def colour(what: Numbers, point: Array) -> Array:
 def sky(direction: Array) -> Array:
     height = np.minimum(2 * np.maximum(direction[1], 0), 1)
     height = height * (2 - height)
-    return np.add(column(0.95, 0.66, 0.45) * (1 - height), column(0.17, 0.3, 0.6) * height)
+    shown: Array = column(0.95, 0.66, 0.45) * (1 - height) + column(0.17, 0.3, 0.6) * height
+    return shown
 
 
 def reflect(direction: Array, normal: Array) -> Array:
@@ -212,7 +214,8 @@ def random_units(count: int, rng: np.random.Generator) -> Array:
 
 def dot(one: Array, other: Array) -> Array:
     products = one * other
-    return np.add(products[0] + products[1], products[2])
+    total: Array = products[0] + products[1] + products[2]
+    return total
 
 
 def cross(one: Array, other: Array) -> Array:
