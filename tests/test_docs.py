@@ -7,7 +7,6 @@ import ast
 import contextlib
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import itertools
 import re
@@ -138,6 +137,18 @@ def test_scripts_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
     assert run(block.text, options, tmp_path) == block.prints
 
 
+EXAMPLES = [block for block in SHELL if block.page.name == "examples.md" and block.prints]
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=str)
+def test_examples_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
+    python, script, *options = shlex.split(block.text)
+    assert python == "python"
+    with Program(ROOT / script, options, tmp_path, environ=environment(tmp_path)) as program:
+        assert program.wait() == 0, program.err
+        assert program.out == block.prints
+
+
 @pytest.mark.parametrize("block", FRAGMENTS, ids=str)
 def test_fragments_are_part_of_a_job_that_ends(block: Block, tmp_path: Path) -> None:
     text = 'from parasnake import Parasnake\n\napp = Parasnake("docs")\n' + block.text
@@ -193,12 +204,13 @@ def commands() -> list[tuple[Block, list[str]]]:
     return found
 
 
-def mandelbrot_parser() -> argparse.ArgumentParser:
-    spec = importlib.util.spec_from_file_location("mandelbrot", ROOT / "examples" / "mandelbrot.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def example_parser(script: str) -> argparse.ArgumentParser:
+    path = ROOT / script
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        module = importlib.import_module(path.stem)
+    if not hasattr(module, "parser"):
+        return cli.make_parser("docs")
     parser: argparse.ArgumentParser = module.parser()
     cli.add_options(parser)
     return parser
@@ -223,8 +235,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             simulation_parser().parse_args(options)
         case "python", ["tests/benchmarks/compare.py", *options]:
             benchmarks("compare").make_parser().parse_args(options)
-        case "python", ["examples/mandelbrot.py", *options]:
-            mandelbrot_parser().parse_args(options)
+        case "python", [script, *options] if script.startswith("examples/"):
+            example_parser(script).parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
             cli.make_parser("docs").parse_args(options)
         case "pip", ["install", *options]:
