@@ -137,18 +137,6 @@ def test_scripts_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
     assert run(block.text, options, tmp_path) == block.prints
 
 
-EXAMPLES = [block for block in SHELL if block.page.name == "examples.md" and block.prints]
-
-
-@pytest.mark.parametrize("block", EXAMPLES, ids=str)
-def test_examples_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
-    python, script, *options = shlex.split(block.text)
-    assert python == "python"
-    with Program(ROOT / script, options, tmp_path, environ=environment(tmp_path)) as program:
-        assert program.wait() == 0, program.err
-        assert program.out == block.prints
-
-
 @pytest.mark.parametrize("block", FRAGMENTS, ids=str)
 def test_fragments_are_part_of_a_job_that_ends(block: Block, tmp_path: Path) -> None:
     text = 'from parasnake import Parasnake\n\napp = Parasnake("docs")\n' + block.text
@@ -256,6 +244,18 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             pass
         case _:
             pytest.fail(f"{block}: nobody checks {words}")
+
+
+EXAMPLES = [block for block in SHELL if block.page.name == "examples.md" and block.prints]
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=str)
+def test_examples_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
+    python, script, *options = shlex.split(block.text)
+    assert python == "python"
+    with Program(ROOT / script, options, tmp_path, environ=environment(tmp_path)) as program:
+        assert program.wait() == 0, program.err
+        assert program.out == block.prints
 
 
 def test_the_two_commands_of_the_readme() -> None:
