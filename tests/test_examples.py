@@ -324,14 +324,13 @@ def tracer() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Image.Image]]:
-    """The same path-traced picture from one node, and from three."""
+    """The same path-traced picture from one node, and from some that are killed and cut off."""
     folder = tmp_path_factory.mktemp("pictures")
     size = ("--width", "130", "--height", "100", "--passes", "3", "--samples", "1")
-    for nodes in ("1", "3"):
-        options = ("--local", nodes, *size, "--output", f"{nodes}.png")
-        printed = run("path_tracing/path_tracing.py", folder, *options)
-        assert printed == f"The picture is in {nodes}.png\n"
-    with Image.open(folder / "1.png") as one, Image.open(folder / "3.png") as other:
+    for name, nodes in (("one", ("--local", "1")), ("other", ("--local", "4", "--chaos", "1"))):
+        printed = run("path_tracing/path_tracing.py", folder, *nodes, *size, "--output", name)
+        assert printed == f"The picture is in {name}\n"
+    with Image.open(folder / "one") as one, Image.open(folder / "other") as other:
         yield [one, other]
 
 
