@@ -4,9 +4,9 @@
 What it shows: the server hands out file name, offset and size, a few bytes for each part. Nodes read
 their parts themselves and send only what they have found. A line belongs to the part in which it
 begins, so that one across a border is counted once. Sums are of whole tenths of a degree: exact in
-any order. With --frost nodes write as well, beside the input, and only send word of it.
+any order. With --frost nodes also write the lines below zero beside the input: these never travel.
 
-How to run it (lines are like "Reykjavík;-3.4"; the first line makes a file of that kind):
+How to run it (lines are like "Reykjavík;-3.4"; the first command makes a file of that kind):
 
     python examples/file_chunks.py --local --make-input 100MB
     python examples/file_chunks.py --server --input /shared/big.txt
@@ -20,6 +20,7 @@ in which are all lines below zero: "cat measurements.txt.frost/*" gives them in 
 import argparse
 import csv
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,22 +70,24 @@ def parts() -> Iterator[Part]:
 
 @app.process
 def read(data: Part, init_data: bool, node_id: NodeId) -> Table:
-    found: Table = {}
+    values: defaultdict[bytes, list[int]] = defaultdict(list)
     frost = []
     for line in lines_of(data):
         station, separator, value = line.rstrip().rpartition(b";")
         if not separator:
             continue
-        tenths = int(value.replace(b".", b""))
-        one = Statistics(1, tenths, tenths, tenths)
-        found[station] = both(found[station], one) if station in found else one
-        if tenths < 0 and init_data:
+        tenths = round(10 * float(value))
+        values[station].append(tenths)
+        if init_data and tenths < 0:
             frost.append(line)
     if init_data:  # whole or not at all, even if two nodes should do it
         draft = frost_folder(data.file) / f".{node_id}"
         draft.write_bytes(b"".join(frost))
         draft.replace(frost_folder(data.file) / f"{data.offset:016}")
-    return found
+    return {
+        station: Statistics(len(some), min(some), sum(some), max(some))
+        for station, some in values.items()
+    }
 
 
 def lines_of(part: Part) -> Iterator[bytes]:
@@ -102,15 +105,6 @@ def lines_of(part: Part) -> Iterator[bytes]:
             at += len(line)
 
 
-def both(one: Statistics, other: Statistics) -> Statistics:
-    return Statistics(
-        one.values + other.values,
-        min(one.lowest, other.lowest),
-        one.total + other.total,
-        max(one.highest, other.highest),
-    )
-
-
 def frost_folder(file: Path) -> Path:
     return file.with_name(file.name + ".frost")
 
@@ -119,6 +113,15 @@ def frost_folder(file: Path) -> Path:
 def add(result: Table) -> None:
     for station, more in result.items():
         table[station] = both(table[station], more) if station in table else more
+
+
+def both(one: Statistics, other: Statistics) -> Statistics:
+    return Statistics(
+        one.values + other.values,
+        min(one.lowest, other.lowest),
+        one.total + other.total,
+        max(one.highest, other.highest),
+    )
 
 
 @app.finish

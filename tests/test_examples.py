@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from callees import free_port
 from helpers import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from programs import Program, environment
-from test_faults import free_port
 
 from parasnake import arguments
 from parasnake.core.ids import TaskId
