@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from parasnake import keys
+from parasnake import batch, keys
 from parasnake.addresses import Place, check_host, parse_places
 from parasnake.errors import ConfigurationError
 
@@ -355,8 +355,13 @@ class Config:
 
     @property
     def worker_count(self) -> int:
-        """``workers`` as a number: "auto" is every core that this process may use."""
-        return available_cores() if self.workers == "auto" else self.workers
+        """``workers`` as a number.
+
+        "auto" is what a batch system has granted, or else every core that this process may use.
+        """
+        if self.workers != "auto":
+            return self.workers
+        return batch.granted_cores(os.environ) or available_cores()
 
     @property
     def server_places(self) -> list[Place]:

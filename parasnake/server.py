@@ -24,6 +24,7 @@ from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import tasks
 from parasnake.core.farm import Farm, Job, Peer
+from parasnake.core.fleet import Work
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
@@ -55,6 +56,7 @@ from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
 
 if TYPE_CHECKING:
+    from parasnake.cluster.feeder import Feeder
     from parasnake.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ class Server:
     config: settings
     key: the secret key and where it is from; None: that of the access file, or a fresh one for it
     helper: started when the server listens, stopped at its end
+    feeder: submits nodes to a batch system
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Server:
         key: FoundKey | None,
         *,
         helper: Helper | None = None,
+        feeder: Feeder | None = None,
     ) -> None:
         self._name = app_name
         self._hooks = hooks
@@ -156,6 +160,7 @@ class Server:
         self._access = AccessFile(config.access) if config.access is not None else None
         self._access_before: Access | None = None
         self._helper = helper
+        self._feeder = feeder
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
@@ -281,6 +286,7 @@ class Server:
             if self._access is not None and self._server_before is not None:
                 self._access.take_over()  # so that it is removed
             log.info("%s: the job was done: %s", self._name, self._summary())
+            self._feed_no_more()
             return True
         if self._over:  # it was told to stop while it called the hooks again
             return False
@@ -419,6 +425,27 @@ class Server:
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
+        if self._feeder is not None:
+            self._feeder.start(self._loop, self._farm.job.id, self._work_left)
+
+    def _work_left(self) -> Work:
+        """Tell those who submit nodes what is left."""
+        scheduler, tally = self._scheduler, self._tally
+        nodes = scheduler.nodes.values()
+        known = scheduler.handed_out if scheduler.exhausted else self._hooks.total
+        done = tally.merged + tally.failed
+        return Work(
+            left=max(known, scheduler.handed_out) - done if known is not None else None,
+            seconds=tally.process_seconds / tally.merged if tally.merged else None,
+            workers=len(nodes) // max(1, len({node.peer for node in nodes})),
+            idle=bool(scheduler.idle),
+        )
+
+    def _feed_no_more(self) -> None:
+        """No node is needed any more: batch jobs that are still there are cancelled."""
+        if self._feeder is not None:
+            self._feeder.stop()
+            self._feeder.clear(self._farm.job.id)
 
     @property
     def _server_before(self) -> Access | None:
@@ -572,6 +599,7 @@ class Server:
 
     def _send_home(self, kind: QuitKind, reason: str) -> None:
         """Tell all agents to leave and wait, not for long, until they have heard it."""
+        self._feed_no_more()
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
@@ -591,6 +619,8 @@ class Server:
     def _close(self) -> None:
         if self._helper is not None:
             self._helper.stop()
+        if self._feeder is not None:
+            self._feeder.stop()
         self._reporter.flush()
         if self._progress is not None:
             self._progress.close()
@@ -863,6 +893,8 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
+        if self._feeder is not None:
+            self._feeder.tell(step)
         if isinstance(step, steps.AgentJoined):
             self._tell_pace_at_first(step.peer)
         if self._recorder is not None and isinstance(step, steps.NodeJoined):

@@ -226,7 +226,7 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
         case "python", [script, *options] if script.startswith("examples/"):
             example_parser(script).parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
-            cli.make_parser("docs").parse_args(options)
+            cli.make_parser("docs").parse_args(cli.split(options)[0])
         case "pip", ["install", *options]:
             target = next(word for word in options if not word.startswith("-"))
             extra = re.fullmatch(r"\.(?:\[(\w+)])?", target)

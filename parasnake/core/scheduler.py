@@ -130,6 +130,11 @@ class Scheduler:
         """Whether any node has an open task or any result waits to be merged."""
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
 
+    @property
+    def idle(self) -> int:
+        """How many nodes have no open task."""
+        return len(self._idle)
+
     def size_of(self, task_id: TaskId) -> int:
         """Bytes of the data of an open task; 0 for any other."""
         task = self._tasks.get(task_id)

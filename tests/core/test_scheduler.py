@@ -42,6 +42,14 @@ def test_a_node_gets_a_task_and_the_next_one_when_its_result_has_come() -> None:
     assert bench.scheduler.handed_out == 3
 
 
+def test_nodes_without_a_task_are_idle() -> None:
+    bench = Bench("x")
+    bench.join("ab")
+    assert bench.scheduler.idle == 1
+    bench.result("a", 0)
+    assert bench.scheduler.idle == 2
+
+
 def test_nodes_are_served_in_the_order_in_which_they_became_idle() -> None:
     bench = Bench("vwxyz")
     assert bench.join("ab") == ["ask a", "send 0.0 to a", "ask b", "send 1.0 to b"]
