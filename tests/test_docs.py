@@ -7,7 +7,6 @@ import ast
 import contextlib
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import itertools
 import re
@@ -193,12 +192,13 @@ def commands() -> list[tuple[Block, list[str]]]:
     return found
 
 
-def mandelbrot_parser() -> argparse.ArgumentParser:
-    spec = importlib.util.spec_from_file_location("mandelbrot", ROOT / "examples" / "mandelbrot.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def example_parser(script: str) -> argparse.ArgumentParser:
+    path = ROOT / script
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        module = importlib.import_module(path.stem)
+    if not hasattr(module, "parser"):
+        return cli.make_parser("docs")
     parser: argparse.ArgumentParser = module.parser()
     cli.add_options(parser)
     return parser
@@ -223,8 +223,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             simulation_parser().parse_args(options)
         case "python", ["tests/benchmarks/compare.py", *options]:
             benchmarks("compare").make_parser().parse_args(options)
-        case "python", ["examples/mandelbrot.py", *options]:
-            mandelbrot_parser().parse_args(options)
+        case "python", [script, *options] if script.startswith("examples/"):
+            example_parser(script).parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
             cli.make_parser("docs").parse_args(cli.split(options)[0])
         case "pip", ["install", *options]:
@@ -244,6 +244,18 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             pass
         case _:
             pytest.fail(f"{block}: nobody checks {words}")
+
+
+EXAMPLES = [block for block in SHELL if block.page.name == "examples.md" and block.prints]
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=str)
+def test_examples_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
+    python, script, *options = shlex.split(block.text)
+    assert python == "python"
+    with Program(ROOT / script, options, tmp_path, environ=environment(tmp_path)) as program:
+        assert program.wait() == 0, program.err
+        assert program.out == block.prints
 
 
 def test_the_two_commands_of_the_readme() -> None:
