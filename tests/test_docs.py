@@ -31,7 +31,7 @@ from parasnake.core import messages, noise, records, session
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 # ---- reading Markdown
@@ -55,7 +55,7 @@ class Block:
     prints: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def read_blocks(page: Path) -> Iterator[Block]:
@@ -64,7 +64,7 @@ def read_blocks(page: Path) -> Iterator[Block]:
     mark = ""
     while number < len(lines):
         line = lines[number]
-        fence = re.match(r"( *)```(\w*)$", line)
+        fence = re.match(r"( *)```(\w*|\{\w+\})$", line)
         if fence is None:
             comment = re.match(r" *<!-- (\w+) -->$", line)
             mark = comment[1] if comment else ""
@@ -73,7 +73,8 @@ def read_blocks(page: Path) -> Iterator[Block]:
         indent, begin = len(fence[1]), number + 1
         number = next(at for at in range(begin, len(lines)) if lines[at].strip() == "```")
         text = "".join(f"{inside[indent:]}\n" for inside in lines[begin:number])
-        yield Block(page, begin, fence[2], text, mark)
+        if not fence[2].startswith("{"):  # a directive of the site's generator
+            yield Block(page, begin, fence[2], text, mark)
         mark = ""
         number += 1
 
@@ -221,6 +222,8 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             assert set(options) <= {"-q"}
         case "python", ["-m", "tests.simulation", *options]:
             simulation_parser().parse_args(options)
+        case "python", ["-m", "sphinx", "-W", "--keep-going", "-q", "docs", "build/site"]:
+            assert "sphinx -W --keep-going -q -E docs build/site" in (ROOT / ".ci/run").read_text()
         case "python", ["tests/benchmarks/compare.py", *options]:
             benchmarks("compare").make_parser().parse_args(options)
         case "python", ["examples/mandelbrot.py", *options]:
@@ -282,7 +285,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text()
     for page in DOCS.glob("*.md"):
-        assert f"(docs/{page.name})" in text
+        assert page.name == "index.md" or f"(docs/{page.name})" in text
 
 
 # ---- what they say is so
@@ -387,7 +390,7 @@ def test_every_dependency_has_its_line() -> None:
     rows = [code_in(row[0])[0] for row in read_table("design.md", "package")]
     assert rows == [_package(text) for text in project["dependencies"]]
     text = (DOCS / "design.md").read_text()
-    for name in ("test", "dev", "examples"):
+    for name in ("test", "docs", "dev", "examples"):
         for requirement in project["optional-dependencies"][name]:
             package = _package(requirement)
             assert package == "parasnake" or f"`{package}`" in text
