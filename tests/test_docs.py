@@ -341,8 +341,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text()
-    for page in DOCS.glob("*.md"):
-        assert page.name == "index.md" or f"(docs/{page.name})" in text
+    for page in DOCS.rglob("*.md"):
+        assert f"({page.relative_to(ROOT).as_posix()})" in text
 
 
 # ---- what they say is so
