@@ -5,7 +5,8 @@
     OSError, ValueError: the file cannot be read,
         or is damaged
 
-becomes a field "Raises" with a list. A page that a docstring names (docs/hooks.md) becomes a link.
+becomes a field "Raises" with a list. A page that a docstring names (docs/hooks.md) becomes a link, and
+so does a public name (``Config``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import parasnake
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -28,7 +31,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def _rewrite(*event: Any) -> None:
     lines: list[str] = event[-1]
-    lines[:] = to_fields(lines)
+    lines[:] = map(with_links, to_fields(lines))
 
 
 def to_fields(lines: Iterable[str]) -> list[str]:
@@ -42,8 +45,18 @@ def to_fields(lines: Iterable[str]) -> list[str]:
         if line in SECTIONS and set(next(rest)) == {"-"}:
             made += ["", f":{line}:", *_field_body(line, iter(rest)), ""]
         else:
-            made.append(re.sub(r"docs/([\w-]+)\.md", r":doc:`/\1`", line))
+            made.append(line)
     return made
+
+
+def with_links(line: str) -> str:
+    """Let a line of reStructuredText refer to the pages and public names that are in it."""
+    line = re.sub(r"docs/([\w/-]+)\.md", r":doc:`/\1`", line)
+    return re.sub(r"``(\w+)``", _reference, line)
+
+
+def _reference(name: re.Match[str]) -> str:
+    return f":py:obj:`{name[1]}`" if name[1] in parasnake.__all__ else name[0]
 
 
 def _field_body(section: str, rest: Iterator[str]) -> Iterator[str]:

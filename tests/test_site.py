@@ -74,8 +74,24 @@ def test_every_public_name_and_member_has_a_docstring(name: str) -> None:
 
 
 def test_the_api_page_has_every_public_name() -> None:
-    directives = re.findall(r"(?m)^\.\. (?:auto|py:)\w+:: (\w+)$", (DOCS / "api.rst").read_text())
+    directives = re.findall(
+        r"(?m)^\.\. (?:auto|py:)\w+:: (\w+)(?!\.)\b", (DOCS / "api.rst").read_text()
+    )
     assert sorted(set(directives) - {"parasnake"}) == sorted(parasnake.__all__)
+
+
+def test_the_tree_of_errors_is_that_of_the_code() -> None:
+    page = (DOCS / "api.rst").read_text()
+    above = {-4: "Exception"}
+    shown = {}
+    tree = page.partition(".. code-block:: text\n")[2].partition("\n.. ")[0]
+    for indent, name in re.findall(r"(?m)^   ( *)(\w+)", tree):
+        above[len(indent)] = name
+        shown[name] = above[len(indent) - 4]
+    kinds = [getattr(parasnake, name) for name in PUBLIC]
+    assert shown == {
+        kind.__name__: kind.__bases__[0].__name__ for kind in kinds if issubclass(kind, Exception)
+    }
 
 
 # ---- how docstrings get there
@@ -93,7 +109,7 @@ def docstrings() -> ModuleType:
 
 def test_a_section_becomes_a_field_with_a_list() -> None:
     given = """\
-        Read it; see docs/hooks.md.
+        Read it.
 
         Parameters
         ----------
@@ -111,7 +127,7 @@ def test_a_section_becomes_a_field_with_a_list() -> None:
         OSError, ValueError: it cannot be read
         """
     assert docstrings().to_fields(inspect.cleandoc(given).splitlines()) == [
-        "Read it; see :doc:`/hooks`.",
+        "Read it.",
         "",
         "",
         ":Parameters:",
@@ -134,6 +150,13 @@ def test_a_section_becomes_a_field_with_a_list() -> None:
 def test_a_line_of_a_section_that_names_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="a line of a section Raises needs a colon: OSError"):
         docstrings().to_fields(["Raises", "------", "OSError when it cannot be read"])
+
+
+def test_pages_and_public_names_become_links() -> None:
+    given = "A ``Config`` or ``None`` for ``run``; see docs/how-to/ssh.md and docs/hooks.md."
+    assert docstrings().with_links(given) == (
+        "A :py:obj:`Config` or ``None`` for ``run``; see :doc:`/how-to/ssh` and :doc:`/hooks`."
+    )
 
 
 # ---- the strict build
