@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parasnake import __version__, batch, net, processes, worker
+from parasnake.access import Guide
+from parasnake.addresses import Place
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core import crew as steps
@@ -31,9 +33,10 @@ from parasnake.core.messages import (
     Results,
 )
 from parasnake.core.pauses import Pauses
-from parasnake.core.session import Session
 from parasnake.death import Death
+from parasnake.dial import Dial, Failure
 from parasnake.errors import (
+    ConfigurationError,
     ConnectError,
     Interrupted,
     ParasnakeError,
@@ -52,8 +55,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
 """Pauses between two tries to reach the server: they double from one to the other."""
-ANSWER_SECONDS = 60.0
-"""How long a server may take to answer the handshake: it may be busy in a hook."""
+LOOK_SECONDS = 2.0
+"""How often at least it is looked for an access file."""
 GOODBYE_SECONDS = 2.0
 """How long the last message may take to go out."""
 END_SECONDS = 1.0
@@ -142,23 +145,22 @@ class Agent:
     app_name: the server must have the same
     digest: of the process hook, hexadecimal, or ""
     config: settings
-    key: the secret key, 32 bytes
+    key: the secret key, 32 bytes; None: that in the access file
     staff: where the workers come from
     """
 
     def __init__(
-        self, app_name: str, digest: str, config: Config, key: bytes, staff: Staff
+        self, app_name: str, digest: str, config: Config, key: bytes | None, staff: Staff
     ) -> None:
         self._name = app_name
         self._digest = digest
         self._config = config
-        self._key = key
         self._staff = staff
-        self._server_address = config.server_address
+        self._guide = Guide(config.access, config.server_places, key)
         self._started_at = time.time()
         self._loop = Loop()
         self._crew = self._new_crew()
-        self._call: net.Call | None = None
+        self._call: Dial | None = None
         self._connection: Connection | None = None
         self._address = ""
         self._posts: dict[NodeKey, _Post] = {}
@@ -170,7 +172,6 @@ class Agent:
         self._beat_timer: Timer | None = None
         self._lost_because = ""
         self._told_waiting = False
-        self._answer_timer: Timer | None = None
         self._paused = False
         self._resting: list[Channel] = []
         self._computed = 0
@@ -268,50 +269,52 @@ class Agent:
     # ---- reaching the server
 
     def _dial(self) -> None:
-        self._call = net.Call(
+        missing = self._look_it_up()
+        if missing and self._guide.key is None:
+            self._not_connected([Failure(Place("", 0), missing)])
+            return
+        assert self._guide.key is not None
+        self._call = Dial(
             self._loop,
-            *self._server_address,
+            self._guide.places,
+            self._guide.key,
             on_connected=self._connected,
             on_failed=self._not_connected,
+            on_messages=self._received,
+            on_end=self._server_ended,
         )
 
-    def _connected(self, sock: socket.socket, address: str) -> None:
-        net.prepare(sock)
+    def _look_it_up(self) -> str:
+        """Read the access file, if there is one; later on a bad one is none."""
+        try:
+            return self._guide.look(self._loop.now())
+        except ConfigurationError as error:
+            if self._crew.welcome is None:
+                raise
+            return str(error)
+
+    def _connected(self, connection: Connection, address: str, failures: list[Failure]) -> None:
         self._call = None
         self._address = address
+        if failures:
+            log.info("%s: no way to the server by %s", self._name, _texts(failures))
         if self._crew.welcome is None:
             self._crew = self._new_crew()
         else:
             self._crew.connected()
-        self._connection = Connection(
-            self._loop,
-            sock,
-            Session(initiator=True, psk=self._key, ephemeral=os.urandom(32)),
-            on_messages=self._received,
-            on_end=self._server_ended,
-            on_heard=self._answered,
-        )
-        self._loop.before_wait(self._connection.flush)
-        self._answer_timer = self._loop.call_in(ANSWER_SECONDS, self._no_answer)
+        self._connection = connection
 
-    def _answered(self) -> None:
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
-
-    def _no_answer(self) -> None:
-        self._answer_timer = None
-        if self._connection is not None:
-            self._connection.close()
-        self._server_ended(f"no answer within {ANSWER_SECONDS:.0f} s", None)
-
-    def _not_connected(self, failures: list[str]) -> None:
+    def _not_connected(self, failures: list[Failure]) -> None:
         self._call = None
         now = self._loop.now()
-        tried = "; ".join(failures)
+        tried = _texts(failures)
         if self._crew.welcome is not None:
             self._lost_because = tried
             self._dial_later()
+            return
+        if refusal := self._refused_by_all(failures):
+            self._error = type(refusal)(f"{tried}; {_what_to_do(refusal)}")
+            self._over = True
             return
         if now + self._pauses.longest > self._give_up_at:
             waited = self._config.connect_timeout
@@ -324,27 +327,28 @@ class Agent:
             log.info("%s: waiting up to %g s for the server: %s", self._name, left, tried)
         self._dial_later()
 
+    def _refused_by_all(self, failures: list[Failure]) -> RefusedError | None:
+        """The reason to try no more, if there is one; an access file may yet be written anew."""
+        refusals = {each.place: each.refusal for each in failures if each.refusal is not None}
+        if self._config.access is not None or len(refusals) < len(self._guide.places):
+            return None
+        return next(iter(refusals.values()))
+
     def _dial_later(self) -> None:
         """Try again after a pause that differs from agent to agent, so that they come one by one."""
-        self._loop.call_in(self._pauses.next(random.random()), self._dial)
+        pause = self._pauses.next(random.random())
+        if self._guide.key is None:
+            pause = min(pause, LOOK_SECONDS)
+        self._loop.call_in(pause, self._dial)
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         self._connection = None
-        self._answered()
         if self._crew.welcome is not None:
             if self._crew.was_served:  # it was not in vain, nor will be the next tries
                 self._pauses.start_over()
             self._crew.lost_server(reason)
-            if not self._over:
-                self._not_connected([f"{self._address}: {reason}"])
-        elif self._over:
-            pass
-        elif isinstance(error, RefusedError):
-            where = f"{self._address}: {error}"
-            self._error = type(error)(f"{where}; {_what_to_do(error)}")
-            self._over = True
-        else:
-            self._not_connected([f"{self._address}: {reason}"])
+        if not self._over:
+            self._not_connected([Failure(Place("", 0), f"{self._address}: {reason}")])
 
     # ---- messages
 
@@ -571,6 +575,10 @@ class Agent:
 
 def _text(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _texts(failures: list[Failure]) -> str:
+    return "; ".join(failure.text for failure in failures)
 
 
 def _what_to_do(error: RefusedError) -> str:

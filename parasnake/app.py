@@ -22,6 +22,7 @@ from parasnake.hooks import HookTable, Role
 # A shell is imported where it is run: they are most of the package, and a process is one of them.
 if TYPE_CHECKING:
     from parasnake.agent import Agent, ForkedStaff
+    from parasnake.cluster.order import Order
     from parasnake.here import NodeHere
     from parasnake.server import Helper, Server, Status
     from parasnake.worker import NodeHooks
@@ -233,10 +234,10 @@ class Parasnake:
         self._hooks.freeze()
         config = Config.load(settings)
         _refuse_chaos(config)
-        found = keys.find_key(config, create=False)
+        key = _key_of_node(config)
         chosen = node_id if node_id is not None else NodeId.from_random(os.urandom(16))
         node = NodeKey(chosen.bytes)
-        facts = (self._name, self._hooks.digest, config, found.key)
+        facts = (self._name, self._hooks.digest, config, key)
         hooks = self._node_hooks()
         with _Running(self, lambda: NodeHere(*facts, hooks=hooks, node=node)) as shell:
             shell.run()
@@ -255,13 +256,13 @@ class Parasnake:
             return None
         if role is Role.LOCAL:
             return self._run_local(local, config)
-        return self._run_server(config, keys.find_key(config, create=True), None)
+        return self._run_server(config, _key_of_server(config), None)
 
     def _run_local(self, workers: Any, config: Config) -> Any:
         from parasnake.local import LOOPBACK
 
         # Config checks the number of workers.
-        config = dataclasses.replace(config, bind=LOOPBACK, port=0, workers=workers)
+        config = dataclasses.replace(config, access=None, bind=LOOPBACK, port=0, workers=workers)
         found = keys.FoundKey(keys.generate_key(), "for this run only")
         if (seed := config.chaos) is None:
             return self._run_server(config, found, self._local_agent(config, found.key))
@@ -270,13 +271,13 @@ class Parasnake:
         config = settings_for_chaos(config)
         return self._run_server(config, found, self._chaos(config, seed, found.key))
 
-    def _run_server(self, config: Config, found: keys.FoundKey, helper: Helper | None) -> Any:
+    def _run_server(
+        self, config: Config, found: keys.FoundKey | None, helper: Helper | None
+    ) -> Any:
         from parasnake.server import Server
 
-        facts = (self._name, self._hooks, config, found.key)
-        with _Running(
-            self, lambda: Server(*facts, key_source=found.source, helper=helper)
-        ) as server:
+        facts = (self._name, self._hooks, config, found)
+        with _Running(self, lambda: Server(*facts, helper=helper)) as server:
             self._server = server
             done = server.run()
         return self._finish() if done else None
@@ -310,8 +311,7 @@ class Parasnake:
     def _run_node(self, config: Config) -> None:
         from parasnake.agent import Agent
 
-        found = keys.find_key(config, create=False)
-        facts = (self._name, self._hooks.digest, config, found.key)
+        facts = (self._name, self._hooks.digest, config, _key_of_node(config))
         with _Running(self, lambda: Agent(*facts, self._staff(config))) as agent:
             agent.run()
 
@@ -392,14 +392,27 @@ class Parasnake:
             parser = cli.make_parser(self._name, _script_doc())
         else:
             cli.add_options(parser)
-        namespace = parser.parse_args(argv)
+        words, options = cli.split(sys.argv[1:] if argv is None else argv)
+        namespace = parser.parse_args(words)
         mode, given = cli.settings_from(namespace)
         logs.set_up_logging(1 if given.get("verbose") else 0)
         arguments.current = namespace
         config = Config.load({}, command_line=given)
         logs.set_up_logging(config.verbose)
+        if batch := cli.batch_options(namespace):
+            from parasnake.cluster import order  # for those who submit
+
+            kept = cli.node_options(parser, words)
+            wanted = order.take(batch, options, words, kept, server=mode == "server")
+            return self._submit(wanted, config)
         local = mode if mode not in ("server", "node") else None
         return self._run(mode == "server", local, config)
+
+    def _submit(self, order: Order, config: Config) -> None:
+        from parasnake.cluster import submit
+
+        self._hooks.check(Role.NODE)
+        submit.submit(order, None if config.workers == "auto" else config.workers)
 
 
 class _Running(Generic[_AnyShell]):
@@ -431,6 +444,17 @@ def _checked_seed(seed: Any) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(seed)
     raise ConfigurationError(f"app seed {seed!r}: it must be an int")
+
+
+def _key_of_server(config: Config) -> keys.FoundKey | None:
+    """Find the server's key; without one a server with an access file has one of its own."""
+    own = config.access is not None and config.secret_key is None and config.key_file is None
+    return None if own else keys.find_key(config, create=True)
+
+
+def _key_of_node(config: Config) -> bytes | None:
+    """Find a node's key; where there is an access file, that has it."""
+    return None if config.access is not None else keys.find_key(config, create=False).key
 
 
 def _refuse_chaos(config: Config) -> None:

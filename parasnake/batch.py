@@ -1,7 +1,8 @@
-"""What a batch system says about the time that it gives to this process."""
+"""What a batch system says about the time and the cores that it gives to this process."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
@@ -28,6 +29,40 @@ def time_limit(environ: Mapping[str, str], *, now: float, started: float) -> str
         return ""
     clock = time.strftime("%H:%M:%S", time.localtime(end))
     return f"the time limit of its {job} is at {clock}"
+
+
+def granted_cores(environ: Mapping[str, str]) -> int | None:
+    """Return how many cores of this machine are for this process; None outside of batch jobs."""
+    if "SLURM_JOB_ID" in environ:
+        return _granted_by_slurm(environ)
+    for job, names in _CORES.items():
+        if job in environ:
+            return next(filter(None, (_whole(environ, name) for name in names)), None)
+    return None
+
+
+_CORES = {
+    "PBS_JOBID": ("PBS_NUM_PPN", "NCPUS"),
+    "LSB_JOBID": ("LSB_DJOB_NUMPROC",),
+    "JOB_ID": ("NSLOTS",),  # Grid Engine
+}
+"""What tells that this is a batch job, and what tells its cores."""
+
+
+def _granted_by_slurm(environ: Mapping[str, str]) -> int | None:
+    on_node, each = _whole(environ, "SLURM_CPUS_ON_NODE"), _whole(environ, "SLURM_CPUS_PER_TASK")
+    if "SLURM_STEP_ID" not in environ:  # the batch script, which has all of this machine's
+        return on_node or each
+    if each or not on_node:
+        return each
+    # One of several processes that srun has started here: "4(x2),3".
+    here = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return max(1, on_node // max(1, int(here[0]))) if here else on_node
+
+
+def _whole(environ: Mapping[str, str], name: str) -> int | None:
+    number = _number(environ, name)
+    return int(number) if number else None
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

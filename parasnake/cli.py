@@ -29,10 +29,42 @@ _Value = TypeVar("_Value")
 _PREFIX = "parasnake_"
 _MODE = _PREFIX + "mode"
 
+
+class _Gather(argparse.Action):
+    """An option that may come more than once: its values, with commas between them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 # Values stay text here: Config checks them, in the same way wherever they come from.
 _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("--ip",), {"metavar": "HOST", "help": "where nodes find the server (127.0.0.1)"}),
-    (("--port",), {"metavar": "PORT", "help": "the server's port (3100)"}),
+    (
+        ("--access",),
+        {
+            "metavar": "FILE",
+            "help": "the server says in this file where it is, with its key; nodes wait for it (none)",
+        },
+    ),
+    (
+        ("--ip",),
+        {
+            "metavar": "HOST",
+            "action": _Gather,
+            "help": "where nodes find the server; more than one: HOST,HOST:PORT (127.0.0.1)",
+        },
+    ),
+    (
+        ("--port",),
+        {"metavar": "PORT", "help": "the server's port (3100; with --access any free one)"},
+    ),
     (
         ("--bind",),
         {"metavar": "ADDRESS", "help": "the address that the server listens on (all interfaces)"},
@@ -110,6 +142,50 @@ _SETTINGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-v", "--verbose"), {"action": "count", "help": "log in more detail"}),
 )
 
+_BATCH: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "--submit",
+        {
+            "metavar": "SYSTEM",
+            "choices": ("slurm", "pbs"),
+            "help": "submit nodes to a batch system, slurm or pbs; with --server: as many as its "
+            "job is worth. What follows a -- are options for that system",
+        },
+    ),
+    ("--nodes", {"metavar": "N", "help": "how many nodes to submit"}),
+    (
+        "--max-nodes",
+        {"metavar": "N", "help": "with --server: so many nodes at a time at the most"},
+    ),
+    (
+        "--time",
+        {
+            "metavar": "TIME",
+            "help": "how long a node may run: 8:00:00, 90m, 2d (as the system says)",
+        },
+    ),
+    ("--dry-run", {"action": "store_true", "help": "show what would be submitted, and stop"}),
+)
+"""The options that go with ``--submit``: no settings, or a node that gets them would submit, too."""
+_BATCH_PREFIX = "submit_" + _PREFIX
+
+_OF_THE_SERVER = (
+    *("bind", "journal", "chaos", "accept_new_code", "progress", "task_timeout", "speculate"),
+    *("compression", "max_attempts", "max_losses"),
+)
+"""Settings that a node has no use for."""
+
+
+def _batch_dest(name: str) -> str:
+    return _BATCH_PREFIX + name.removeprefix("--").replace("-", "_")
+
+
+_NOT_FOR_NODES = {
+    *(_PREFIX + name for name in (*_OF_THE_SERVER, "workers", "mode")),
+    *(_batch_dest(name) for name, _ in _BATCH),
+}
+"""The ``dest`` of all options that a node that is submitted does not get."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of Parasnake to the parser of a script, as a group of their own.
@@ -128,6 +204,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for names, details in _SETTINGS:
         dest = _PREFIX + names[-1].removeprefix("--").replace("-", "_")
         _add_option(group, *names, dest=dest, default=None, **details)
+    for name, details in _BATCH:
+        _add_batch_option(group, name, **details)
     _add_version(group)
 
 
@@ -165,6 +243,59 @@ def settings_from(namespace: argparse.Namespace) -> tuple[Mode, dict[str, object
     }
     mode: Mode = given.pop("mode", "node")
     return mode, given
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options of a script, and those behind a ``--`` that are for a batch system."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    if any(word.partition("=")[0] == "--submit" for word in words[:end]):
+        return words[:end], words[end + 1 :]
+    return words, []
+
+
+def batch_options(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that go with ``--submit``, by name; nothing without that.
+
+    Raises
+    ------
+    ConfigurationError: there are some without it
+    """
+    given = {name: getattr(namespace, _batch_dest(name)) for name, _ in _BATCH}
+    wanted = [name for name, value in given.items() if value]
+    if given["--submit"] is None and wanted:
+        raise ConfigurationError(f"{wanted[0]} is given without --submit; allowed: both, or none")
+    if wanted and settings_from(namespace)[0] not in ("server", "node"):
+        raise ConfigurationError("--submit and --local are both given; allowed: one of the two")
+    return given if wanted else {}
+
+
+def node_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Return the options that a node that is submitted gets: the script's own, and some of ours.
+
+    Raises
+    ------
+    ConfigurationError: ours are written in a way that hides one
+    """
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            kept += [word, *words]
+            break
+        name, equals, _ = word.partition("=")
+        action = parser._option_string_actions.get(name)
+        if action is None or action.dest not in _NOT_FOR_NODES:
+            kept.append(word)
+        elif action.nargs is None and not equals:
+            next(words, None)  # its value
+    namespace = parser.parse_args(kept)
+    if settings_from(namespace)[0] != "node" or batch_options(namespace):
+        raise ConfigurationError(
+            "options cannot be told apart; allowed with --submit: all of Parasnake's in full and "
+            "apart, as in --server --verbose"
+        )
+    return kept
 
 
 def run_main(body: Callable[[], _Value]) -> _Value:
@@ -238,6 +369,16 @@ def _add_option(group: argparse._ArgumentGroup, *names: str, **details: Any) -> 
             f"the script's own parser has an option that Parasnake adds: {error.message}; allowed: "
             f"another name for it in the script"
         ) from None
+
+
+def _add_batch_option(group: argparse._ArgumentGroup, name: str, **details: Any) -> None:
+    dest = _batch_dest(name)
+    try:
+        group.add_argument(name, dest=dest, **details)
+    except argparse.ArgumentError:  # the script has had it for longer
+        if name == "--submit":
+            raise
+        _add_option(group, f"--submit-{name.removeprefix('--')}", dest=dest, **details)
 
 
 def _add_version(group: argparse._ArgumentGroup) -> None:

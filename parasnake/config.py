@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import numbers
 import operator
 import os
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from parasnake import keys
+from parasnake import batch, keys
+from parasnake.addresses import Place, check_host, parse_places
 from parasnake.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "PARASNAKE_"
+DEFAULT_IP = "127.0.0.1"
 
 
 def available_cores() -> int:
@@ -51,19 +51,11 @@ def _rule(
     return {"rule": _Rule(allowed, check, read)}
 
 
-def _host(value: object) -> str:
-    if not isinstance(value, str):
+def _places(value: object) -> str:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
         raise TypeError
-    host = value[1:-1] if re.fullmatch(r"\[.*:.*]", value) else value  # as in a URL
-    if ":" in host:
-        ipaddress.IPv6Address(host)
-    elif host.rpartition(".")[2].isdigit():  # no host name ends so: RFC 3696, section 2
-        ipaddress.IPv4Address(host)
-    elif not re.fullmatch(r"\w[\w.-]*", host):
-        raise ValueError
-    else:
-        host.encode("idna")  # as socket.getaddrinfo() will: labels too long, or empty
-    return host
+    return ",".join(str(place) for text in texts for place in parse_places(text))
 
 
 def _whole(lowest: int, highest: int | None = None) -> Callable[[Any], int]:
@@ -165,8 +157,10 @@ class Config:
 
     Attributes
     ----------
-    ip: where nodes find the server: an address, IPv4 or IPv6, or a host name
-    port: the server's port; 0 lets the server take any free one
+    ip: where nodes find the server: addresses, IPv4 or IPv6, or host names, with commas between
+        them and a port behind those that have one of their own
+    port: the server's port; 0 lets the server take any free one, and is the default with ``access``
+    access: the file in which the server says where it is, with its key, and from which nodes learn it
     bind: the address that the server listens on; None: all interfaces, IPv4 and IPv6
     workers: how many worker processes an agent has; "auto": see `worker_count`
     start_method: how workers start; "auto": by fork where that is safe, else by spawn
@@ -193,8 +187,12 @@ class Config:
     """
 
     ip: str = field(
-        default="127.0.0.1",
-        metadata=_rule("an IPv4 or IPv6 address or a host name, without a port", _host),
+        default=DEFAULT_IP,
+        metadata=_rule(
+            "IPv4 or IPv6 addresses or host names with commas between them; with a port of its own: "
+            "host:3100 or [::1]:3100",
+            _places,
+        ),
     )
     port: int = field(
         default=3100,
@@ -204,9 +202,12 @@ class Config:
             _read_whole,
         ),
     )
+    access: Path | None = field(
+        default=None, metadata=_rule("the name of a file, which the server makes", _file)
+    )
     bind: str | None = field(
         default=None,
-        metadata=_rule("an address or host name of this machine, without a port", _host),
+        metadata=_rule("an address or host name of this machine, without a port", check_host),
     )
     workers: int | Literal["auto"] = field(
         default=1,
@@ -322,6 +323,8 @@ class Config:
         if named := next((place["config"] for place in places if "config" in place), None):
             places.append(_from_file(_apply(_file, "config", named.value, named.source), named))
         given = _merge(places)
+        if "access" in given and "port" not in given:
+            given["port"] = _Given(0, "default with access")
         return cls(
             **{name: entry.in_python(name) for name, entry in given.items()},
             sources={name: entry.source for name, entry in given.items()},
@@ -329,21 +332,32 @@ class Config:
 
     @property
     def worker_count(self) -> int:
-        """``workers`` as a number: "auto" is every core that this process may use."""
-        return available_cores() if self.workers == "auto" else self.workers
+        """``workers`` as a number.
+
+        "auto" is what a batch system has granted, or else every core that this process may use.
+        """
+        if self.workers != "auto":
+            return self.workers
+        return batch.granted_cores(os.environ) or available_cores()
 
     @property
-    def server_address(self) -> tuple[str, int]:
-        """Where a node finds its server: ``ip`` and ``port``.
+    def server_places(self) -> list[Place]:
+        """Where a node looks for its server: ``ip`` and ``port``.
+
+        With an access file these places come before those in it, and are none unless ``ip`` was set. A
+        port of 0 stands for the one in the file.
 
         Raises
         ------
         ConfigurationError: the port is 0, which only a server can do something with
         """
-        if self.port == 0:
+        if self.access is not None and "ip" not in self.sources and self.ip == DEFAULT_IP:
+            return []
+        places = [Place(host, port or self.port) for host, port in parse_places(self.ip)]
+        if self.access is None and not all(port for _, port in places):
             source = self.sources.get("port", "argument")
             raise _wrong("port", 0, source, "for a node the port that its server listens on")
-        return self.ip, self.port
+        return places
 
 
 _RULES: dict[str, _Rule] = {
@@ -351,10 +365,14 @@ _RULES: dict[str, _Rule] = {
 }
 _OPTIONAL = frozenset(setting.name for setting in fields(Config) if setting.default is None)
 _KEY_SETTINGS = ("secret_key", "key_file")
+_BESIDE_THE_FILE = ("key_file", "access")
+"""Relative names of these in a configuration file are looked for beside it."""
 _KNOWN_ELSEWHERE = {
     "host": "ip",
     "address": "ip",
     "server_address": "ip",
+    "addresses": "ip",
+    "access_file": "access",
     "server_port": "port",
     "key": "key_file",
 }
@@ -419,8 +437,9 @@ def _from_file(path: Path, named: _Given) -> _Place:
     _refuse_unknown(table, set(_RULES), f"file {path}")
     if "secret_key" in table:
         keys.warn_if_exposed(path, mode, "configuration file")
-    if isinstance(key_file := table.get("key_file"), str) and not key_file.startswith("~"):
-        table["key_file"] = path.parent / key_file
+    for name in _BESIDE_THE_FILE:
+        if isinstance(named_file := table.get(name), str) and not named_file.startswith("~"):
+            table[name] = path.parent / named_file
     return _given({name: _Given(value, f"file {path}") for name, value in table.items()})
 
 

@@ -19,6 +19,7 @@ ParasnakeError
     HookError                       a hook of the user's raised; its cause is what it raised
     TaskFailed                      a task has failed for good
     NodeFailed                      a node cannot do any work (its node_init raises, say)
+    BatchError                      the batch system does not do what it is asked for
     Interrupted                     a signal ended the run
 
 Each has an ``exit_status``: what ``main()`` and the command exit with.
@@ -208,6 +209,10 @@ class NodeFailed(ParasnakeError):
     def __init__(self, text: str, remote: str = "") -> None:
         super().__init__(text)
         self.remote = remote
+
+
+class BatchError(ParasnakeError):
+    """The batch system (Slurm, PBS) does not do what it is asked for; the text has its words."""
 
 
 class Interrupted(ParasnakeError):

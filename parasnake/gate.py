@@ -56,12 +56,11 @@ class Gate:
     Parameters
     ----------
     name: of the app, for the log
-    key: the secret key, 32 bytes
     """
 
-    def __init__(self, name: str, key: bytes, loop: Loop, host: Host) -> None:
+    def __init__(self, name: str, loop: Loop, host: Host) -> None:
         self._name = name
-        self._key = key
+        self._key = b""
         self._loop = loop
         self._host = host
         self._listeners: list[socket.socket] = []
@@ -78,8 +77,14 @@ class Gate:
         """The port that it listens on; 0 before ``open``."""
         return int(self._listeners[0].getsockname()[1]) if self._listeners else 0
 
-    def open(self, bind: str | None, port: int) -> None:
-        """Listen; raises ``ConfigurationError`` if that is not possible there."""
+    @property
+    def listeners(self) -> list[socket.socket]:
+        """The sockets that it listens on; none before ``open``."""
+        return self._listeners
+
+    def open(self, bind: str | None, port: int, key: bytes) -> None:
+        """Listen, for who holds this key; raises ``ConfigurationError`` if that is not possible there."""
+        self._key = key
         self._descriptors = _raise_descriptor_limit() - RESERVED_DESCRIPTORS
         self._listeners = net.listen(bind, port)
         for listener in self._listeners:

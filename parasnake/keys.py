@@ -65,6 +65,11 @@ def parse_key(text: str) -> bytes:
     raise ValueError(f"a key is {KEY_TEXT}")
 
 
+def key_text(key: bytes) -> str:
+    """Return the line of text that stands for a key."""
+    return f"{PREFIX}{_encode(key)}"
+
+
 def read_key_file(path: str | os.PathLike[str], *, source: str = "") -> bytes:
     """Return the key in the file ``path``; log a warning if others on this machine can get at it.
 
@@ -225,7 +230,7 @@ def _create(path: Path) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{PREFIX}{_encode(generate_key())}\n")
+            file.write(f"{key_text(generate_key())}\n")
             file.flush()
             os.fsync(descriptor)
         _publish(temporary, path)

@@ -89,7 +89,7 @@ def listen(bind: str | None, port: int) -> list[socket.socket]:
     try:
         if bind is None:
             return [_listen_everywhere(port)]
-        return _listen_on_all(_resolve(bind, port, socket.AI_PASSIVE), port)
+        return _listen_on_all(resolve(bind, port, socket.AI_PASSIVE), port)
     except OSError as error:
         raise _cannot_listen(bind, port, error) from error
 
@@ -129,7 +129,7 @@ def _listen_on_all(addresses: list[Address], port: int) -> list[socket.socket]:
     return sockets
 
 
-def _resolve(host: str, port: int, flags: int = 0) -> list[Address]:
+def resolve(host: str, port: int, flags: int = 0) -> list[Address]:
     """Return the addresses of a host; raises ``OSError`` also for what can be no name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
@@ -168,54 +168,37 @@ def _cannot_listen(bind: str | None, port: int, error: OSError) -> Configuration
 
 
 class Call:
-    """One try to reach a host by all of its addresses, one after another.
+    """One try to connect to an address.
 
     Exactly one of the callbacks is called, unless ``cancel`` comes first: ``on_connected`` with the
-    socket and the address as text, or ``on_failed`` with a text for each address that was tried.
-    Neither is called before the loop waits next.
+    socket or ``on_failed`` with the reason. Neither is called before the loop waits next.
     """
 
     def __init__(
         self,
         loop: Loop,
-        host: str,
-        port: int,
+        address: Address,
         *,
-        on_connected: Callable[[socket.socket, str], None],
-        on_failed: Callable[[list[str]], None],
+        on_connected: Callable[[socket.socket], None],
+        on_failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
+        self._family, self._address = address
         self._on_connected = on_connected
         self._on_failed = on_failed
-        self._failures: list[str] = []
         self._socket: socket.socket | None = None
-        self._addresses = self._find(host, port)
-        self._timer: Timer | None = loop.call_in(0, self._try_next)
+        self._timer: Timer | None = loop.call_in(0, self._begin)
 
     def cancel(self) -> None:
         """Give up silently."""
-        self._addresses.clear()
         self._drop_socket()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
 
-    def _find(self, host: str, port: int) -> list[Address]:
+    def _begin(self) -> None:
         try:
-            return _resolve(host, port)
-        except OSError as error:  # the name may come up later: a machine that boots
-            self._failures.append(f"{host}: {error.strerror or error}")
-            return []
-
-    def _try_next(self) -> None:
-        if not self._addresses:
-            self._on_failed(self._failures)
-            return
-        family, address = self._addresses.pop(0)
-        self._text = address_text(address)
-        try:
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
+            self._socket = socket.socket(self._family, socket.SOCK_STREAM)
             self._socket.setblocking(False)
-            self._socket.connect(address)
+            self._socket.connect(self._address)
         except BlockingIOError:
             assert self._socket is not None
             self._loop.watch(self._socket, WRITE, self._answered)
@@ -237,25 +220,24 @@ class Call:
             self._failed(os.strerror(errno.ECONNREFUSED))
             return
         self._socket = None
-        self._forget_waiting(sock)
-        self._on_connected(sock, self._text)
+        self._loop.watch(sock, 0, self._answered)
+        self._stop_timer()
+        self._on_connected(sock)
 
     def _too_slow(self) -> None:
         self._failed(f"no answer within {CALL_SECONDS:.0f} s")
 
     def _failed(self, reason: str) -> None:
-        self._failures.append(f"{self._text}: {reason}")
-        self._drop_socket()
-        self._try_next()
+        self.cancel()
+        self._on_failed(reason)
 
     def _drop_socket(self) -> None:
         if self._socket is not None:
-            self._forget_waiting(self._socket)
+            self._loop.watch(self._socket, 0, self._answered)
             self._socket.close()
             self._socket = None
 
-    def _forget_waiting(self, sock: socket.socket) -> None:
-        self._loop.watch(sock, 0, self._answered)
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

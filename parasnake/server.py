@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from parasnake import __version__, net, payload
+from parasnake import __version__, keys, net, payload
+from parasnake.access import Access, AccessFile
+from parasnake.addresses import Place
 from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
 from parasnake.core import farm as steps
@@ -31,6 +33,7 @@ from parasnake.core.scheduler import RETURN_GRACE_S
 from parasnake.core.seeds import job_seed
 from parasnake.core.tasks import OpenTask, Policy
 from parasnake.errors import (
+    ConfigurationError,
     HookError,
     Interrupted,
     PayloadError,
@@ -41,6 +44,8 @@ from parasnake.errors import (
 from parasnake.garbage import seldom_searched
 from parasnake.gate import Gate
 from parasnake.hooks import Hook, HookTable
+from parasnake.interfaces import reachable_at
+from parasnake.keys import FoundKey
 from parasnake.links import Connection
 from parasnake.loop import Loop
 from parasnake.recorder import RECORDED, Recorder
@@ -128,8 +133,7 @@ class Server:
     app_name: nodes must have the same
     hooks: the user's functions, checked for the role
     config: settings
-    key: the secret key, 32 bytes
-    key_source: where the key is from, for the log
+    key: the secret key and where it is from; None: that of the access file, or a fresh one for it
     helper: started when the server listens, stopped at its end
     """
 
@@ -138,20 +142,21 @@ class Server:
         app_name: str,
         hooks: HookTable,
         config: Config,
-        key: bytes,
+        key: FoundKey | None,
         *,
-        key_source: str,
         helper: Helper | None = None,
     ) -> None:
         self._name = app_name
         self._hooks = hooks
         self._config = config
-        self._key_source = key_source
+        self._key = key
+        self._access = AccessFile(config.access) if config.access is not None else None
+        self._access_before: Access | None = None
         self._helper = helper
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
-        self._gate = Gate(app_name, key, self._loop, self)
+        self._gate = Gate(app_name, self._loop, self)
         self._connections: dict[PeerId, Connection] = {}
         self._fixed_pace = _fixed_pace(config, is_local=helper is not None)
         self._paused = False
@@ -266,6 +271,8 @@ class Server:
     # ---- its life
 
     def _run(self) -> bool:
+        if self._access is not None:
+            self._access_before = self._access.check()
         if self._config.journal is not None and self._resume(self._config.journal):
             self._close_generator()
             log.info("%s: the job was done: %s", self._name, self._summary())
@@ -390,10 +397,12 @@ class Server:
 
     def _open(self) -> None:
         config = self._config
-        self._gate.open(config.bind, config.port)
+        key = self._listen()
         where = config.bind or "all interfaces"
-        log.info("%s: server on port %d of %s, %s", self._name, self.port, where, self._key_source)
-        if config.bind is None:
+        log.info("%s: server on port %d of %s, %s", self._name, self.port, where, key.source)
+        if self._access is not None:
+            self._say_where(self._access, key)
+        elif config.bind is None:
             host = socket.gethostname()
             log.info("%s: nodes reach it with --ip %s --port %d", self._name, host, self.port)
         if self._helper is not None:
@@ -404,6 +413,37 @@ class Server:
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
+
+    def _listen(self) -> FoundKey:
+        """Listen, where nodes expect the server of this job if there was one before."""
+        config, before = self._config, self._access_before
+        if before is None or before.job != self._farm.job.id.hex():
+            key = self._key or FoundKey(keys.generate_key(), "fresh key for the access file")
+            self._gate.open(config.bind, config.port, key.key)
+            return key
+        key = self._key or FoundKey(before.key, "key of the access file that was there")
+        try:
+            self._gate.open(config.bind, config.port or before.port, key.key)
+        except ConfigurationError:
+            if config.port:
+                raise
+            self._gate.open(config.bind, 0, key.key)
+        return key
+
+    def _say_where(self, file: AccessFile, key: FoundKey) -> None:
+        host = socket.gethostname()
+        found = reachable_at(self._gate.listeners, host)
+        places = [Place(named, port or self.port) for named, port in self._config.server_places]
+        places += [Place(address, self.port) for address in found]
+        job = self._farm.job
+        file.write(
+            Access(
+                tuple(dict.fromkeys(places)), self.port, key.key,
+                app=job.app, job=job.id.hex(), host=host, pid=os.getpid(),
+            )
+        )  # fmt: skip
+        log.info("%s: nodes reach it with --access %s", self._name, file.path)
+        log.debug("%s: the access file has %s", self._name, ", ".join(map(str, places)))
 
     def _serve(self) -> bool:
         try:
@@ -431,6 +471,8 @@ class Server:
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
+        if self._access is not None:
+            self._access.close()
         log.info("%s: start it again with the same journal to go on", self._name)
 
     def _serve_until_over(self) -> bool:
@@ -519,6 +561,8 @@ class Server:
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
+        if self._access is not None:
+            self._access.remove()
         if self._recorder is not None and kind is not QuitKind.DONE:
             self._recorder.sent_home()
         self._tally.dropped += self._farm.quit(kind, reason)
@@ -539,6 +583,8 @@ class Server:
         with contextlib.suppress(HookError):  # why the run ends is known already
             self._close_generator()
         self._gate.shut()
+        if self._access is not None:
+            self._access.remove()
         for connection in self._connections.values():
             connection.close()
         self._loop.close()
