@@ -226,7 +226,7 @@ def simple_commands(words: list[str]) -> Iterator[list[str]]:
             continue
         kept = [each for each in part if not re.match(r"\d?>", each)]
         kept = list(itertools.dropwhile(lambda each: re.match(r"[A-Z_]+=", each), kept))
-        for wrapper in (["nohup"], ["nice", "-n", "19"]):
+        for wrapper in (["exec"], ["nohup"], ["nice", "-n", "19"]):
             if kept[: len(wrapper)] == wrapper:
                 kept = kept[len(wrapper) :]
         if kept:
@@ -283,7 +283,8 @@ def check_command(block: Block, words: list[str]) -> None:
         case "python", ["examples/mandelbrot.py", *options]:
             mandelbrot_parser().parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
-            cli.make_parser("docs").parse_args(options)
+            words, _for_the_batch_system = cli.split(options)
+            cli.batch_options(cli.make_parser("docs").parse_args(words))
         case "pip", ["install", *options]:
             target = next(word for word in options if not word.startswith("-"))
             extra = re.fullmatch(r"\.(?:\[(\w+)])?", target)
@@ -297,9 +298,9 @@ def check_command(block: Block, words: list[str]) -> None:
             pass
         case ".ci/run", []:
             assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
-        case "scp", _:
+        case "scp" | "squeue" | "scancel" | "qsub" | "qstat" | "qdel", _:
             pass
-        case "ssh" | "docker" | "apptainer", _:
+        case "ssh" | "docker" | "apptainer" | "sbatch" | "srun", _:
             for inner in inner_commands(words):
                 check_command(block, inner)
         case _:
