@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +55,9 @@ class Access:
 
     def text(self) -> str:
         """Write it as it stands in the file."""
+        import json  # most programs have no such file
+        import time
+
         return (
             json.dumps(
                 {
@@ -87,9 +87,11 @@ class _Unfinished(ValueError):
 
 def _parse(content: bytes) -> Access:
     """Read the text of an access file; raises ``ValueError`` with what is wrong."""
+    import json
+
     try:
         table = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         if not content.strip() or content.lstrip().startswith(b"{"):
             raise _Unfinished("is incomplete") from None
         raise ValueError("is no access file") from None
@@ -135,14 +137,16 @@ def _open(path: Path) -> int:
 
 def _read(path: Path) -> tuple[bytes, os.stat_result]:
     descriptor = _open(path)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError("is no file")
-        return file.read(MAX_BYTES), facts
+        return os.read(descriptor, MAX_BYTES), facts
+    finally:
+        os.close(descriptor)
 
 
-def _check_owner(facts: os.stat_result) -> None:
+def _check_owner(path: Path, facts: os.stat_result) -> None:
     """Raise ``ValueError`` if somebody else may have written it: its key would let them run code."""
     if os.name != "posix":
         return
@@ -151,9 +155,12 @@ def _check_owner(facts: os.stat_result) -> None:
             f"belongs to another user (uid {facts.st_uid}), who could have code run here as you"
         )
     if facts.st_mode & _FOR_OTHERS:
+        import shlex  # for an error only
+
         mode = stat.S_IMODE(facts.st_mode)
         raise ValueError(
-            f"is open to other users (mode {mode:04o}), and has a secret key in it; run: chmod 600"
+            f"is open to other users (mode {mode:04o}), who could learn the secret key in it; run: "
+            f"chmod 600 {shlex.quote(str(path))}"
         )
 
 
@@ -173,7 +180,6 @@ class Guide:
         self._path = path.absolute() if path is not None else None
         self._named = list(named)
         self._unfinished_since: float | None = None
-        self._content = b""
         self.places = self._named if path is None else []
         self.key = key
 
@@ -193,8 +199,7 @@ class Guide:
             return ""
         try:
             content, facts = _read(self._path)
-            if facts.st_size:
-                _check_owner(facts)
+            _check_owner(self._path, facts)
             access = _parse(content)
         except _Unfinished as error:
             since = self._unfinished_since
@@ -210,11 +215,24 @@ class Guide:
                 return f"there is no access file {self._path}"
             raise self._unusable(f"cannot be read: {error.strerror}") from error
         self._unfinished_since = None
-        self._content = content
         named = [Place(host, port or access.port) for host, port in self._named]
         self.places = list(dict.fromkeys([*named, *access.places]))
         self.key = access.key
         return ""
+
+    def told(self, missing: str, failures: Sequence[str]) -> str:
+        """Say what came of a search for the server.
+
+        Arguments
+        ---------
+        missing: what ``look`` returned
+        failures: what became of each address
+        """
+        tried = "; ".join(failures)
+        if self._path is None:
+            return tried
+        by_file = f"by access file {self._path}: {tried}"
+        return "; ".join(filter(None, (missing, tried))) if missing else by_file
 
     def _unusable(self, problem: str) -> ConfigurationError:
         return ConfigurationError(f"access file {self._path} {problem}")
@@ -272,7 +290,7 @@ class AccessFile:
         access = _parse(content)
         self._refuse_one_in_use(access)
         try:
-            _check_owner(facts)
+            _check_owner(self._path, facts)
         except ValueError:
             if facts.st_uid != os.geteuid():
                 raise
@@ -308,15 +326,17 @@ class AccessFile:
             raise self._unusable(f"cannot be written: {error.strerror}") from error
 
     def _replace(self) -> None:
+        import tempfile  # only a server writes one
+
         descriptor, name = tempfile.mkstemp(  # mode 0600
             prefix=f".{self._path.name}-", suffix=".tmp", dir=self._path.parent
         )
         try:
             self._fill(descriptor)
-            os.replace(name, self._path)
+            Path(name).replace(self._path)
         except BaseException:
             os.close(descriptor)
-            os.unlink(name)
+            Path(name).unlink()
             raise
         self.close()
         self._lock = descriptor

@@ -64,6 +64,8 @@ def parse_place(text: object) -> Place:
     return Place(check_host(with_port[1]), port)
 
 
-def parse_places(text: str) -> list[Place]:
+def parse_places(text: object) -> list[Place]:
     """Read places with commas between them; raises as `parse_place`."""
+    if not isinstance(text, str):
+        raise TypeError
     return [parse_place(each.strip()) for each in text.split(",")]

@@ -55,8 +55,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
 """Pauses between two tries to reach the server: they double from one to the other."""
-LOOK_SECONDS = 2.0
-"""How often at least it is looked for an access file."""
+LOOK_SECONDS = 1.0
+"""How often an agent without a server looks into the access file."""
 GOODBYE_SECONDS = 2.0
 """How long the last message may take to go out."""
 END_SECONDS = 1.0
@@ -84,6 +84,9 @@ class WorkerProcess(Protocol):
 
     def take_output(self) -> tuple[int, int] | None:
         """Hand over the pipes to what it prints, if they are the agent's business."""
+
+    def open_answers(self) -> int | None:
+        """Give it a pipe by which to answer, if it takes one; returns the end to read."""
 
     def kill(self) -> None:
         """End it and whatever it started."""
@@ -170,6 +173,9 @@ class Agent:
         self._give_up_at = 0.0
         self._give_up_timer: Timer | None = None
         self._beat_timer: Timer | None = None
+        self._dial_timer: Timer | None = None
+        self._look_timer: Timer | None = None
+        self._missing = ""
         self._lost_because = ""
         self._told_waiting = False
         self._paused = False
@@ -269,11 +275,11 @@ class Agent:
     # ---- reaching the server
 
     def _dial(self) -> None:
-        missing = self._look_it_up()
-        if missing and self._guide.key is None:
-            self._not_connected([Failure(Place("", 0), missing)])
+        self._missing = self._look_it_up()
+        self._look_again_later()
+        if self._guide.key is None:
+            self._not_connected([])
             return
-        assert self._guide.key is not None
         self._call = Dial(
             self._loop,
             self._guide.places,
@@ -285,7 +291,7 @@ class Agent:
         )
 
     def _look_it_up(self) -> str:
-        """Read the access file, if there is one; later on a bad one is none."""
+        """Read the access file, if there is one; later on a bad one is as good as none."""
         try:
             return self._guide.look(self._loop.now())
         except ConfigurationError as error:
@@ -293,11 +299,33 @@ class Agent:
                 raise
             return str(error)
 
+    def _look_again_later(self) -> None:
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        if self._config.access is not None:
+            self._look_timer = self._loop.call_in(LOOK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        """See whether the server has come back elsewhere while it was looked for where it was."""
+        if self._connection is not None:
+            return
+        before = self._guide.key, self._guide.places
+        self._missing = self._look_it_up()
+        if before == (self._guide.key, self._guide.places):
+            self._look_again_later()
+            return
+        if self._call is not None:
+            self._call.cancel()
+        if self._dial_timer is not None:
+            self._dial_timer.cancel()
+        self._dial()
+
     def _connected(self, connection: Connection, address: str, failures: list[Failure]) -> None:
         self._call = None
         self._address = address
         if failures:
-            log.info("%s: no way to the server by %s", self._name, _texts(failures))
+            texts = "; ".join(failure.text for failure in failures)
+            log.info("%s: no way to the server by %s", self._name, texts)
         if self._crew.welcome is None:
             self._crew = self._new_crew()
         else:
@@ -307,7 +335,7 @@ class Agent:
     def _not_connected(self, failures: list[Failure]) -> None:
         self._call = None
         now = self._loop.now()
-        tried = _texts(failures)
+        tried = self._guide.told(self._missing, [failure.text for failure in failures])
         if self._crew.welcome is not None:
             self._lost_because = tried
             self._dial_later()
@@ -336,10 +364,7 @@ class Agent:
 
     def _dial_later(self) -> None:
         """Try again after a pause that differs from agent to agent, so that they come one by one."""
-        pause = self._pauses.next(random.random())
-        if self._guide.key is None:
-            pause = min(pause, LOOK_SECONDS)
-        self._loop.call_in(pause, self._dial)
+        self._dial_timer = self._loop.call_in(self._pauses.next(random.random()), self._dial)
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         self._connection = None
@@ -445,6 +470,7 @@ class Agent:
         channel = Channel(
             self._loop,
             process.channel,
+            answers=process.open_answers(),
             on_messages=lambda messages: self._from_worker(node, messages),
             on_end=lambda reason, error: self._worker_ended(node, reason, error),
         )
@@ -575,10 +601,6 @@ class Agent:
 
 def _text(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _texts(failures: list[Failure]) -> str:
-    return "; ".join(failure.text for failure in failures)
 
 
 def _what_to_do(error: RefusedError) -> str:

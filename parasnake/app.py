@@ -22,6 +22,7 @@ from parasnake.hooks import HookTable, Role
 # A shell is imported where it is run: they are most of the package, and a process is one of them.
 if TYPE_CHECKING:
     from parasnake.agent import Agent, ForkedStaff
+    from parasnake.cluster.feeder import Feeder
     from parasnake.cluster.order import Order
     from parasnake.here import NodeHere
     from parasnake.server import Helper, Server, Status
@@ -242,7 +243,13 @@ class Parasnake:
         with _Running(self, lambda: NodeHere(*facts, hooks=hooks, node=node)) as shell:
             shell.run()
 
-    def _run(self, server: bool, local: int | str | None, config: Config) -> Any:
+    def _run(
+        self,
+        server: bool,
+        local: int | str | None,
+        config: Config,
+        feeder: Feeder | None = None,
+    ) -> Any:
         _refuse_in_worker()
         if instead.action is not None:
             instead.action(self._name, self._hooks)
@@ -256,7 +263,11 @@ class Parasnake:
             return None
         if role is Role.LOCAL:
             return self._run_local(local, config)
-        return self._run_server(config, _key_of_server(config), None)
+        try:
+            return self._run_server(config, _key_of_server(config), None, feeder)
+        finally:
+            if feeder is not None:
+                feeder.wait()
 
     def _run_local(self, workers: Any, config: Config) -> Any:
         from parasnake.local import LOOPBACK
@@ -272,12 +283,16 @@ class Parasnake:
         return self._run_server(config, found, self._chaos(config, seed, found.key))
 
     def _run_server(
-        self, config: Config, found: keys.FoundKey | None, helper: Helper | None
+        self,
+        config: Config,
+        found: keys.FoundKey | None,
+        helper: Helper | None,
+        feeder: Feeder | None = None,
     ) -> Any:
         from parasnake.server import Server
 
         facts = (self._name, self._hooks, config, found)
-        with _Running(self, lambda: Server(*facts, helper=helper)) as server:
+        with _Running(self, lambda: Server(*facts, helper=helper, feeder=feeder)) as server:
             self._server = server
             done = server.run()
         return self._finish() if done else None
@@ -403,16 +418,32 @@ class Parasnake:
             from parasnake.cluster import order  # for those who submit
 
             kept = cli.node_options(parser, words)
+            if config.access is None and (mode == "server" or "ip" not in config.sources):
+                access = f"{order.stem()}.access"
+                config = Config.load({"access": access}, command_line=given)
+                kept = ["--access", access, *kept]
             wanted = order.take(batch, options, words, kept, server=mode == "server")
             return self._submit(wanted, config)
         local = mode if mode not in ("server", "node") else None
         return self._run(mode == "server", local, config)
 
-    def _submit(self, order: Order, config: Config) -> None:
+    def _submit(self, order: Order, config: Config) -> Any:
         from parasnake.cluster import submit
 
         self._hooks.check(Role.NODE)
-        submit.submit(order, None if config.workers == "auto" else config.workers)
+        cpus = None if config.workers == "auto" else config.workers
+        cpus = cpus if "workers" in config.sources else None
+        if order.dry_run:
+            submit.show(order, cpus)
+            return None
+        if order.server:
+            from parasnake.cluster.feeder import Feeder
+
+            return self._run(True, None, config, Feeder(self._name, order, cpus))
+        key = _key_of_node(config)  # if there is none, nodes will not find one either
+        del key
+        submit.submit(order, cpus)
+        return None
 
 
 class _Running(Generic[_AnyShell]):

@@ -53,7 +53,7 @@ def _rule(
 
 def _places(value: object) -> str:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple):
+    if not isinstance(texts, list | tuple) or not texts:
         raise TypeError
     return ",".join(str(place) for text in texts for place in parse_places(text))
 
@@ -189,8 +189,8 @@ class Config:
     ip: str = field(
         default=DEFAULT_IP,
         metadata=_rule(
-            "IPv4 or IPv6 addresses or host names with commas between them; with a port of its own: "
-            "host:3100 or [::1]:3100",
+            "an IPv4 or IPv6 address or a host name, or more than one with commas between them, each "
+            "with a port of its own if need be: host:3100, [::1]:3100",
             _places,
         ),
     )

@@ -14,7 +14,7 @@ from parasnake import net
 from parasnake.core.ids import PeerId
 from parasnake.core.messages import Message
 from parasnake.core.session import Session
-from parasnake.errors import HandshakeError
+from parasnake.errors import HandshakeError, ProtocolError
 from parasnake.links import Connection
 from parasnake.loop import READ, Loop, Timer
 from parasnake.report import OnceAMinute
@@ -83,7 +83,7 @@ class Gate:
         return self._listeners
 
     def open(self, bind: str | None, port: int, key: bytes) -> None:
-        """Listen, for who holds this key; raises ``ConfigurationError`` if that is not possible there."""
+        """Listen for those who hold the key; raises ``ConfigurationError`` if it cannot there."""
         self._key = key
         self._descriptors = _raise_descriptor_limit() - RESERVED_DESCRIPTORS
         self._listeners = net.listen(bind, port)
@@ -208,7 +208,12 @@ class Gate:
         if peer_id not in self._unproven:
             self._host.ended(peer_id, reason, error)
             return
-        _, _, address = self._unproven[peer_id]
+        connection, _, address = self._unproven[peer_id]
+        if connection.begun_rightly and not isinstance(error, ProtocolError):
+            # A node that tries several addresses of ours takes the one that answers first.
+            del self._unproven[peer_id]
+            log.debug("%s: %s has left again: %s", self._name, address, reason)
+            return
         if isinstance(error, HandshakeError):
             reason = "it holds another secret key, or is no Parasnake node"
         self._forget_unproven(peer_id, address, reason)

@@ -26,7 +26,7 @@ from parasnake.core.ids import NodeKey
 from parasnake.core.messages import Buffer
 from parasnake.death import Death
 from parasnake.errors import ConnectionLostError, ParasnakeError
-from parasnake.worker import NodeHooks, Worker
+from parasnake.worker import NodeHooks, Worker, WorkerEnd
 
 LEAVE_SECONDS = 5.0
 """How long the helper may take to end when it has nothing more to do."""
@@ -200,7 +200,7 @@ class _Listening:
     def __init__(self, channel: socket.socket, reports: _Reports) -> None:
         self._channel = channel
         self._reports = reports
-        self.sendall: Callable[[Buffer], None] = channel.sendall
+        self.say: Callable[[list[Buffer]], None] = WorkerEnd(channel).say
 
     def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
         if flags & socket.MSG_DONTWAIT:
@@ -313,6 +313,10 @@ class _Caller:
 
     def take_output(self) -> tuple[int, int] | None:
         """What it prints is its own business."""
+        return None
+
+    def open_answers(self) -> int | None:
+        """It says everything through its channel."""
         return None
 
     def kill(self) -> None:

@@ -69,6 +69,7 @@ class Hook:
     Attributes
     ----------
     asks_for: the things that each call must give; others need not be got ready
+    only: the one thing that ``function`` may be called with directly, if it asks for no other
     is_generator: a call gives an iterable over the data of the whole job (only ``new_data``)
     where: "file:line" of the function, or of its registration if it is no Python function
 
@@ -80,11 +81,11 @@ class Hook:
     name: str
     function: Callable[..., Any]
     asks_for: frozenset[str] = field(init=False)
+    only: str | None = field(init=False, repr=False)
     is_generator: bool = field(init=False)
     where: str = field(init=False)
     _positional: tuple[str, ...] = field(init=False, repr=False)
     _by_name: Mapping[str, str] = field(init=False, repr=False)
-    _only: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         fill = functools.partial(object.__setattr__, self)
@@ -93,15 +94,15 @@ class Hook:
         positional, by_name = self._plan()
         fill("_positional", positional)
         fill("_by_name", by_name)
-        fill("_only", positional[0] if len(positional) == 1 and not by_name else None)
+        fill("only", positional[0] if len(positional) == 1 and not by_name else None)
         fill("asks_for", frozenset((*positional, *by_name.values())))
         fill("is_generator", self._gives_generator())
         self._refuse_generator_for_nodes()
 
     def __call__(self, /, **things: Any) -> Any:
         """Call the function with those of the things that it asks for."""
-        if self._only is not None:
-            return self.function(things[self._only])
+        if self.only is not None:
+            return self.function(things[self.only])
         values = [things[thing] for thing in self._positional]
         if not self._by_name:
             return self.function(*values)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .core.linkspeed import LinkSpeed
 from .core.messages import AnswerReader, Buffer, Message, encode
-from .core.session import Session
+from .core.session import Session, State
 from .errors import ProtocolError, RefusedError
 from .loop import READ, WRITE, Loop
 
@@ -53,6 +53,7 @@ class Link(ABC):
         self._on_end = on_end
         self._paused = False
         self._open = True
+        self._events = 0
         self._closing = False
         self._write_error: OSError | None = None
         self._watch()
@@ -77,6 +78,12 @@ class Link(ABC):
         if self._open:
             self._queue(message)
             self._loop.before_wait(self.flush)
+
+    def send_at_once(self, message: Message) -> None:
+        """Send a message to somebody who waits for it: others that may come soon go by themselves."""
+        if self._open:
+            self._queue(message)
+            self.flush()
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading."""
@@ -111,6 +118,7 @@ class Link(ABC):
         except OSError as error:
             # Told from the loop, never in the middle of what the owner is doing.
             self._write_error = error
+            self._events = 0
             self._loop.watch(self._socket, 0, self._ready)
             self._loop.call_in(0, self._hear_last_words)
             return
@@ -129,10 +137,16 @@ class Link(ABC):
         self.close()
 
     def _watch(self) -> None:
-        events = 0 if self._paused else READ
+        events = READ if self._reads_socket() and not self._paused else 0
         if self._has_output():
             events |= WRITE
-        self._loop.watch(self._socket, events, self._ready)
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._socket, events, self._ready)
+
+    def _reads_socket(self) -> bool:
+        """Whether the socket is what is to be read just now."""
+        return True
 
     def _ready(self, events: int) -> None:
         if events & WRITE:
@@ -213,6 +227,11 @@ class Connection(Link):
         return self._session.authenticated
 
     @property
+    def begun_rightly(self) -> bool:
+        """Whether the peer's first message was that of one who holds the key, or a recording of it."""
+        return self._session.state in (State.PROOF, State.OPEN)
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of messages that wait to be encrypted."""
         return self._session.queued_bytes
@@ -284,12 +303,26 @@ class Connection(Link):
 
 
 class Channel(Link):
-    """The agent's end of the socket pair to a worker: the same messages, in clear."""
+    """The agent's end of the channel to a worker: the same messages, in clear.
+
+    Parameters
+    ----------
+    sock: goes to the worker and back
+    answers: a pipe by which the worker says everything but long payloads, if there is one; the
+        channel closes it
+    """
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, *, on_messages: OnMessages, on_end: OnEnd
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        *,
+        answers: int | None = None,
+        on_messages: OnMessages,
+        on_end: OnEnd,
     ) -> None:
-        self._reader = AnswerReader()
+        self._answers = answers
+        self._reader = AnswerReader(apart=answers is not None)
         self._pieces: deque[memoryview] = deque()
         super().__init__(loop, sock, on_messages, on_end)
 
@@ -303,6 +336,23 @@ class Channel(Link):
         with contextlib.suppress(OSError, ProtocolError):
             while self._open and self._read_once():
                 pass
+
+    def close(self) -> None:
+        """Close at once; nothing more is told."""
+        super().close()
+        answers, self._answers = self._answers, None
+        if answers is not None:
+            self._loop.watch(answers, 0, self._ready)
+            os.close(answers)
+
+    def _watch(self) -> None:
+        super()._watch()
+        if self._answers is not None:
+            here = not self._paused and self._reader.target is None
+            self._loop.watch(self._answers, READ if here else 0, self._ready)
+
+    def _reads_socket(self) -> bool:
+        return self._answers is None or self._reader.target is not None
 
     def _queue(self, message: Message) -> None:
         self._pieces += [memoryview(piece).cast("B") for piece in encode(message) if len(piece)]
@@ -333,12 +383,18 @@ class Channel(Link):
 
     def _read_once(self) -> bool:
         target = self._reader.target
-        if target is None:
-            count = self._socket.recv_into(self._loop.scratch)
-            messages = self._reader.feed(self._loop.scratch[:count])
-        else:
+        if target is not None:
             count = self._socket.recv_into(target)
             messages = self._reader.filled(count)
+        else:
+            scratch = self._loop.scratch
+            if self._answers is None:
+                count = self._socket.recv_into(scratch)
+            else:
+                count = os.readv(self._answers, [scratch])
+            messages = self._reader.feed(scratch[:count])
+        if self._answers is not None and (target is None) != (self._reader.target is None):
+            self._watch()
         if messages:
             self._on_messages(messages)
         return count > 0

@@ -52,6 +52,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._watched: dict[int, selectors.SelectorKey] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._before_wait: dict[Callable[[], None], None] = {}
@@ -77,17 +78,15 @@ class Loop:
         self._wake_in.close()
         self._wake_out.close()
 
-    @staticmethod
-    def now() -> float:
-        """The time in seconds, on the clock that all times of the package are on."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """The time in seconds, on the clock that all times of the package are on."""
 
     def descriptors(self) -> list[int]:
         """All descriptors that the loop owns or watches: a forked child closes them."""
         own = [self._wake_out.fileno()]
         with contextlib.suppress(AttributeError):
             own.append(self._selector.fileno())
-        return own + [key.fd for key in self._selector.get_map().values()]
+        return own + list(self._watched)
 
     # ---- descriptors
 
@@ -96,16 +95,16 @@ class Loop:
 
         Without events it is not watched (any more).
         """
-        try:
-            key = self._selector.get_key(source)
-        except KeyError:
-            if events:
-                self._selector.register(source, events, handler)
-            return
+        fd = source if isinstance(source, int) else source.fileno()
+        key = self._watched.get(fd)
         if not events:
-            self._selector.unregister(source)
+            if key is not None:
+                del self._watched[fd]
+                self._selector.unregister(fd)
+        elif key is None:
+            self._watched[fd] = self._selector.register(fd, events, handler)
         elif events != key.events or key.data != handler:
-            self._selector.modify(source, events, handler)
+            self._watched[fd] = self._selector.modify(fd, events, handler)
 
     def before_wait(self, callback: Callable[[], None]) -> None:
         """Call this once, just before the loop waits next: that makes one write of many."""
@@ -182,7 +181,7 @@ class Loop:
             callback()
         for key, events in self._select(until):
             # An earlier handler may have closed it, and another may have its number by now.
-            if self._selector.get_map().get(key.fd) == key:
+            if self._watched.get(key.fd) is key:
                 key.data(events)
         self._run_timers()
 
@@ -196,13 +195,12 @@ class Loop:
     def _timeout(self, until: float | None) -> float | None:
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
-        times = [
-            time for time in (until, *(timer[0] for timer in self._timers[:1])) if time is not None
-        ]
-        return min(max(0.0, min(times) - self.now()), MAX_WAIT_S) if times else None
+        if self._timers and (until is None or self._timers[0][0] < until):
+            until = self._timers[0][0]
+        return None if until is None else min(max(0.0, until - self.now()), MAX_WAIT_S)
 
     def _run_timers(self) -> None:
-        now = self.now()
+        now = self.now() if self._timers else 0.0
         while self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
             if timer.callback is not None:

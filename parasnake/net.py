@@ -84,11 +84,15 @@ def address_text(address: Sequence[object]) -> str:
 def listen(bind: str | None, port: int) -> list[socket.socket]:
     """Return listening sockets for an address, or for all interfaces (None).
 
+    ``::`` is all interfaces too, and an error where there is no IPv6.
+
     Raises ``ConfigurationError`` if the address is not one of this machine or the port is in use.
     """
     try:
         if bind is None:
             return [_listen_everywhere(port)]
+        if bind == "::" and socket.has_dualstack_ipv6():
+            return [_listen_on_both(port)]
         return _listen_on_all(resolve(bind, port, socket.AI_PASSIVE), port)
     except OSError as error:
         raise _cannot_listen(bind, port, error) from error
@@ -97,13 +101,17 @@ def listen(bind: str | None, port: int) -> list[socket.socket]:
 def _listen_everywhere(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-            )
+            return _listen_on_both(port)
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
     return socket.create_server(("", port), backlog=BACKLOG)
+
+
+def _listen_on_both(port: int) -> socket.socket:
+    return socket.create_server(
+        ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+    )
 
 
 def _listen_on_all(addresses: list[Address], port: int) -> list[socket.socket]:

@@ -70,6 +70,8 @@ _BOOT_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
 # So much may be on its way between an agent and a worker, if the system allows it.
 _CHANNEL_BYTES = 1 << 20
+# So much of a worker's small answers may wait for its agent.
+_ANSWER_BYTES = 1 << 18
 
 
 class Child:
@@ -133,6 +135,28 @@ class Child:
         """
         output, self._output = self._output, None
         return output
+
+    def open_answers(self) -> int | None:
+        """Give it a pipe by which to answer, see ``worker.WorkerEnd``; it must expect one.
+
+        Returns the descriptor to read, non-blocking, which the caller closes; None if the system has
+        none left.
+        """
+        try:
+            ours, theirs = os.pipe()
+        except OSError:
+            with suppress(OSError):
+                self.channel.send(b"\0")
+            return None
+        import fcntl  # there is none on Windows, which has no workers
+
+        with suppress(OSError, AttributeError):  # Linux; and a user may have only so much in all
+            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _ANSWER_BYTES)
+        with suppress(OSError):  # it has died already
+            socket.send_fds(self.channel, [b"\0"], [theirs])
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        return ours
 
     def terminate(self) -> None:
         """Ask an agent to leave, by SIGTERM; a worker takes no notice."""

@@ -24,6 +24,7 @@ from parasnake.config import Config
 from parasnake.core import farm as steps
 from parasnake.core import tasks
 from parasnake.core.farm import Farm, Job, Peer
+from parasnake.core.fleet import Work
 from parasnake.core.ids import JobId, NodeId, NodeKey, PeerId, TaskId
 from parasnake.core.journal import Checkpoint, Exhausted
 from parasnake.core.linkspeed import FAST, together
@@ -54,6 +55,7 @@ from parasnake.report import Progress, Reporter, Tally, line_wanted
 from parasnake.tracebacks import last_line, of_user_code
 
 if TYPE_CHECKING:
+    from parasnake.cluster.feeder import Feeder
     from parasnake.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ class Server:
     config: settings
     key: the secret key and where it is from; None: that of the access file, or a fresh one for it
     helper: started when the server listens, stopped at its end
+    feeder: submits nodes to a batch system
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Server:
         key: FoundKey | None,
         *,
         helper: Helper | None = None,
+        feeder: Feeder | None = None,
     ) -> None:
         self._name = app_name
         self._hooks = hooks
@@ -153,6 +157,7 @@ class Server:
         self._access = AccessFile(config.access) if config.access is not None else None
         self._access_before: Access | None = None
         self._helper = helper
+        self._feeder = feeder
         self._farm = Farm(self._make_job())
         self._scheduler = self._farm.scheduler
         self._loop = Loop()
@@ -276,6 +281,7 @@ class Server:
         if self._config.journal is not None and self._resume(self._config.journal):
             self._close_generator()
             log.info("%s: the job was done: %s", self._name, self._summary())
+            self._feed_no_more()
             return True
         if self._over:  # it was told to stop while it called the hooks again
             return False
@@ -413,6 +419,27 @@ class Server:
         total = self._hooks.total
         self._progress = Progress(self._name, total, self._tally, self._scheduler, line=line)
         self._show_progress()
+        if self._feeder is not None:
+            self._feeder.start(self._loop, self._farm.job.id, self._work_left)
+
+    def _work_left(self) -> Work:
+        """Tell those who submit nodes what is left."""
+        scheduler, tally = self._scheduler, self._tally
+        nodes = scheduler.nodes.values()
+        known = scheduler.handed_out if scheduler.exhausted else self._hooks.total
+        done = tally.merged + tally.failed
+        return Work(
+            left=max(known, scheduler.handed_out) - done if known is not None else None,
+            seconds=tally.process_seconds / tally.merged if tally.merged else None,
+            workers=len(nodes) // max(1, len({node.peer for node in nodes})),
+            idle=bool(scheduler.idle),
+        )
+
+    def _feed_no_more(self) -> None:
+        """No node is needed any more: batch jobs that are still there are cancelled."""
+        if self._feeder is not None:
+            self._feeder.stop()
+            self._feeder.clear(self._farm.job.id)
 
     def _listen(self) -> FoundKey:
         """Listen, where nodes expect the server of this job if there was one before."""
@@ -515,10 +542,12 @@ class Server:
             step = next_step()
             if step is None:
                 return False
-            kind = type(step)
-            if recorder is not None and kind in RECORDED:
-                recorder.before(step)
-            perform[kind](step)
+            if type(step) is tasks.Merge:
+                self._merge(step, until)
+            else:
+                if recorder is not None and type(step) in RECORDED:
+                    recorder.before(step)
+                perform[type(step)](step)
             if ends_by_hook and self._changed and self._is_done():
                 return True
             if now() >= until:
@@ -558,6 +587,7 @@ class Server:
 
     def _send_home(self, kind: QuitKind, reason: str) -> None:
         """Tell all agents to leave and wait, not for long, until they have heard it."""
+        self._feed_no_more()
         if self._helper is not None:
             self._helper.expect_end()
         self._gate.shut()
@@ -577,6 +607,8 @@ class Server:
     def _close(self) -> None:
         if self._helper is not None:
             self._helper.stop()
+        if self._feeder is not None:
+            self._feeder.stop()
         self._reporter.flush()
         if self._progress is not None:
             self._progress.close()
@@ -670,18 +702,20 @@ class Server:
             steps.CallInit: self._call_init,
             **dict.fromkeys(Reporter.TELLS, self._tell),
             tasks.AskData: self._ask_data,
-            tasks.Merge: self._merge,
             tasks.Fail: self._fail,
             tasks.TellTimeout: self._lost_node,
         }
 
-    def _send(self, step: steps.Send) -> None:
+    def _send(self, step: steps.Send, *, at_once: bool = False) -> None:
         connection = self._connections.get(step.peer)
         if connection is None:
             return  # it has ended, and the farm hears of that
         if isinstance(step.message, Quit):
             connection.drop_unsent()
-        connection.send(step.message)
+        if at_once:
+            connection.send_at_once(step.message)
+        else:
+            connection.send(step.message)
 
     def _drop(self, step: steps.Drop) -> None:
         connection = self._connections.pop(step.peer, None)
@@ -700,16 +734,16 @@ class Server:
 
     def _ask_data(self, step: tasks.AskData) -> None:
         """Get data until there is enough, or getting it takes a while: others may be idle."""
-        until = self._loop.now() + ASK_SECONDS
+        now = self._loop.now
+        until = now() + ASK_SECONDS
         pace = self._pace_to(self._scheduler.nodes[step.node].peer)
         given: list[tuple[Parts, Any]] = []
         size = 0
+        data: Any = None
         for _ in range(step.pieces):
             data = self.next_data(step.node)
             if data is None or data is EXHAUSTED:
-                self._give(step.node, given)
-                self._nothing_given(step.node, exhausted=data is EXHAUSTED)
-                return
+                break
             try:
                 parts = payload.wire_form(data, bytes_per_second=pace)
             except PayloadError as error:
@@ -717,10 +751,12 @@ class Server:
                 self._refuse(step.node, data, error)
                 return
             given.append((parts, data))
-            size += sum(map(len, parts))
-            if size > ASK_BYTES or self._loop.now() > until:
+            size += len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+            if size > ASK_BYTES or now() > until:
                 break
         self._give(step.node, given)
+        if data is None or data is EXHAUSTED:
+            self._nothing_given(step.node, exhausted=data is EXHAUSTED)
 
     def _give(self, node: NodeKey, pieces: list[tuple[Parts, Any]]) -> None:
         if not pieces:
@@ -730,8 +766,11 @@ class Server:
             first = self._scheduler.handed_out
             for task, (parts, _) in enumerate(pieces, first):
                 self._recorder.handed_out(TaskId(task), node, parts)
+        waits = not (
+            self._scheduler.nodes[node].open or self._recorder
+        )  # what is recorded comes first
         for send in self._farm.give(pieces):
-            self._send(send)
+            self._send(send, at_once=waits)
 
     def _refuse(self, node: NodeKey, data: object, error: PayloadError) -> None:
         self._scheduler.refuse(data, str(error), of_user_code(error))
@@ -765,10 +804,21 @@ class Server:
         self._drawn += data is not EXHAUSTED
         return data
 
-    def _merge(self, step: tasks.Merge) -> None:
-        self.merge(step.task, step.payload, step.node, step.seconds)
-        self._changed = True
-        self._scheduler.settled(step.task)
+    def _merge(self, step: tasks.Merge, until: float) -> None:
+        """Merge a result, and those that come next, while there is time and nobody wants an end."""
+        now, scheduler, recorder = self._loop.now, self._scheduler, self._recorder
+        one_by_one = self._hooks.job_done is not None
+        following: tasks.Merge | None = step
+        while following is not None:
+            if recorder is not None:
+                recorder.before(following)
+            task, node, seconds, parts = following
+            self.merge(task, parts, node, seconds)
+            self._changed = True
+            scheduler.settled(task)
+            if one_by_one or self._over or now() >= until:
+                return
+            following = scheduler.next_merge()
 
     def merge(self, task: OpenTask, parts: Parts, node: NodeKey, seconds: float) -> None:
         """Give a result to the ``result`` hook; one that cannot be rebuilt here is a failure."""
@@ -780,9 +830,12 @@ class Server:
                 reason = f"its result cannot be rebuilt on the server: {error}"
                 self.give_up(task, self._task_failed(task, node, reason, of_user_code(error)))
                 return
-            node_id = self._id_for(hook, task.owner)
             try:
-                hook(result=result, data=task.data, node_id=node_id)
+                if hook.only == "result":  # the quick way
+                    hook.function(result)
+                else:
+                    node_id = self._id_for(hook, task.owner)
+                    hook(result=result, data=task.data, node_id=node_id)
             except Exception as error:
                 raise HookError(hook.name) from error
         self._tally.merged += 1
@@ -824,6 +877,8 @@ class Server:
     def _tell(self, step: Any) -> None:
         self._changed = True
         self._reporter.tell(step)
+        if self._feeder is not None:
+            self._feeder.tell(step)
         if isinstance(step, steps.AgentJoined):
             self._tell_pace_at_first(step.peer)
         if self._recorder is not None and isinstance(step, steps.NodeJoined):

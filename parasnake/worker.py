@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import os
 import platform
 import socket
 import time
@@ -52,13 +54,50 @@ Item = tuple[TaskId, Attempt, Parts]
 
 
 class WorkerChannel(Protocol):
-    """What a worker needs of its channel; a blocking socket has it."""
+    """What a worker needs of its end of the channel to its agent."""
 
     def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
         """Read bytes, after waiting for them if the flags allow; 0 at the end."""
 
-    def sendall(self, data: Buffer, /) -> None:
-        """Write all of it."""
+    def say(self, pieces: list[Buffer], /) -> None:
+        """Write a message, of which these are the pieces."""
+
+
+class WorkerEnd:
+    """A worker's end of the channel: it answers by a pipe, and sends long payloads through the socket.
+
+    A small write to a pipe costs a third of one to a socket and takes less room; a large one costs
+    several times as much.
+
+    Parameters
+    ----------
+    channel: the socket
+    pipe: a descriptor to write to, if there is one; it is closed in processes that user code forks
+    """
+
+    def __init__(self, channel: socket.socket, pipe: int | None = None) -> None:
+        self.recv_into = channel.recv_into
+        self._sendall = channel.sendall
+        self._pipe = pipe
+        if pipe is not None:
+            os.register_at_fork(after_in_child=functools.partial(os.close, pipe))
+
+    @classmethod
+    def of(cls, channel: socket.socket) -> WorkerEnd:
+        """Take the pipe that ``Child.open_answers`` has sent, if the system had one left."""
+        _, pipes, _, _ = socket.recv_fds(channel, 1, 1)
+        return cls(channel, pipes[0] if pipes else None)
+
+    def say(self, pieces: list[Buffer], /) -> None:
+        """Write a message, of which these are the pieces."""
+        first, *rest = pieces
+        if self._pipe is None:
+            self._sendall(first)
+        else:
+            while len(first):  # a signal of the user's may cut it
+                first = first[os.write(self._pipe, first) :]
+        for piece in rest:
+            self._sendall(piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +116,13 @@ def main(
 ) -> None:
     """Be a worker until the agent closes the channel: the entry of a worker process."""
     arguments.current = script_arguments
-    Worker(node, hooks, channel).run()
+    Worker(node, hooks, WorkerEnd.of(channel)).run()
 
 
 def report_broken(node: NodeKey, channel: socket.socket, text: str) -> None:
     """Tell the agent that this process could not even be set up."""
     reason = text.strip().splitlines()[-1] if text.strip() else "the worker cannot begin"
-    _send(channel, NodeBroken(node, reason, text))
+    WorkerEnd.of(channel).say(encode(NodeBroken(node, reason, text)))
 
 
 class Worker:
@@ -102,15 +141,30 @@ class Worker:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._queue: deque[Item | Init] = deque()
         self._cancelled: set[tuple[TaskId, Attempt]] = set()
-        self._looked_at = 0.0
+        self._look_at = 0.0
 
     def run(self) -> None:
         """Work until the other end of the channel is closed."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while self._queue or self._read():
-                if self._queue:
-                    _send(self._channel, self.answer(self._queue.popleft()))
-                    self._look()
+                self._work_off()
+
+    def _work_off(self) -> None:
+        """Do what is in the queue."""
+        queue, say, clock = self._queue, self._channel.say, time.perf_counter
+        while queue:
+            say(encode(self.answer(queue.popleft())))
+            if not queue or clock() > self._look_at:
+                self._look()
+
+    def _look(self) -> None:
+        """Take in what has come meanwhile: some of what waits here may be cancelled."""
+        if self._queue:
+            self._look_at = time.perf_counter() + LOOK_SECONDS
+            with contextlib.suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+        else:
+            self._cancelled.clear()  # it was for what is over
 
     def answer(self, item: Item | Init) -> Message:
         """Do what one of these in the queue asks for."""
@@ -121,16 +175,6 @@ class Worker:
             self._cancelled.remove((task, attempt))
             return Dropped(self._node, task, attempt)
         return self._compute(task, attempt, wire)
-
-    def _look(self) -> None:
-        """Take in what has come meanwhile: some of what waits here may be cancelled."""
-        now = time.perf_counter()
-        if not self._queue:
-            self._cancelled.clear()  # it was for what is over
-        elif now > self._looked_at + LOOK_SECONDS:
-            self._looked_at = now
-            with contextlib.suppress(BlockingIOError):
-                self._read(socket.MSG_DONTWAIT)
 
     def _read(self, flags: int = 0) -> bool:
         """Take in some of what has come; false at the end."""
@@ -172,7 +216,7 @@ class Worker:
         return Ready(self._node)
 
     def _compute(self, task: TaskId, attempt: Attempt, wire: Parts) -> Message:
-        named = self._node, task, attempt
+        named, process = (self._node, task, attempt), self._hooks.process
         try:
             data = payload.loads(wire[0])
         except UnreadablePayload as error:
@@ -184,9 +228,11 @@ class Worker:
         seed = task_seed(self._job_seed, task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
-            result = self._hooks.process(
-                data=data, init_data=self._init_data, node_id=self._node_id, seed=seed
-            )
+            if process.only == "data":  # the quick way
+                result = process.function(data)
+            else:
+                init_data, node_id = self._init_data, self._node_id
+                result = process(data=data, init_data=init_data, node_id=node_id, seed=seed)
         except Exception as error:
             seconds = time.perf_counter() - begin
             return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)
@@ -207,11 +253,6 @@ def _failure(
     error: Exception,
 ) -> Failure:
     return Failure(*named, seconds, kind, reason, of_user_code(error), "")
-
-
-def _send(channel: WorkerChannel, message: Message) -> None:
-    for piece in encode(message):
-        channel.sendall(piece)
 
 
 def _unreadable(error: UnreadablePayload) -> str:

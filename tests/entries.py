@@ -21,11 +21,25 @@ from typing import Any, NoReturn
 
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it has no types
 
+from parasnake.worker import WorkerEnd
+
 
 def tell(question: Callable[[], object], channel: socket.socket) -> None:
     """Send what the question gives as a line of JSON, then live until the parent hangs up."""
     channel.sendall(json.dumps(question()).encode() + b"\n")
     stay(channel)
+
+
+def answer(channel: socket.socket) -> None:
+    """Answer by the pipe, if there is one, when the parent says something."""
+    end = WorkerEnd.of(channel)
+    channel.recv(1)
+    end.say([b"by the pipe"])
+
+
+def leave(channel: socket.socket) -> None:
+    """End at once."""
+    channel.close()
 
 
 def stay(channel: socket.socket) -> None:

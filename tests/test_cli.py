@@ -63,7 +63,9 @@ def test_nothing_given() -> None:
 
 def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
     mode, settings = parse(
+        *("--access", "job.access"),
         *("--ip", "host"),
+        *("--ip", "::1,other:7"),
         *("--port", "1"),
         *("--bind", "::"),
         *("--workers", "auto"),
@@ -88,7 +90,8 @@ def test_every_setting_has_an_option_and_none_is_for_a_key() -> None:
     assert settings.pop("config") == "my.toml"
     config = Config.load({}, command_line=settings, environ={})
     assert config == Config(
-        ip="host",
+        access=Path("job.access"),
+        ip="host,::1,other:7",
         port=1,
         bind="::",
         workers="auto",

@@ -48,6 +48,7 @@ def test_defaults() -> None:
     assert dataclasses.asdict(config) == {
         "ip": "127.0.0.1",
         "port": 3100,
+        "access": None,
         "bind": None,
         "workers": 1,
         "start_method": "auto",
@@ -104,6 +105,12 @@ def test_repr_has_no_key() -> None:
         ("ip", "rechner_7", "rechner_7"),
         ("ip", "müller.example.", "müller.example."),
         ("ip", "4a", "4a"),
+        ("ip", "10.0.0.1:3100", "10.0.0.1:3100"),
+        ("ip", "login1, [::1]:80 ,::2", "login1,[::1]:80,::2"),
+        ("ip", ["login1", "login2:7,::1"], "login1,login2:7,::1"),
+        ("ip", ("login1",), "login1"),
+        ("access", "job.access", Path("job.access")),
+        ("access", None, None),
         ("bind", None, None),
         ("bind", "::", "::"),
         ("bind", "0.0.0.0", "0.0.0.0"),
@@ -148,7 +155,10 @@ def test_allowed(field: str, value: object, kept: object) -> None:
     assert load(environ={}, command_line={field: value}) == config
 
 
-HOST = "an IPv4 or IPv6 address or a host name, without a port"
+HOST = (
+    "an IPv4 or IPv6 address or a host name, or more than one with commas between them, each with a "
+    "port of its own if need be: host:3100, [::1]:3100"
+)
 PORT = "a whole number from 0 to 65535; 0 lets a server take any free port"
 WORKERS = "a whole number from 1, or 'auto' for every core that this process may use"
 CHAOS = "a whole number, which says what will happen to the local run"
@@ -160,7 +170,14 @@ ABOVE_ZERO = "a number of seconds above 0"
     ("field", "value", "shown", "allowed"),
     [
         ("ip", "", "''", HOST),
-        ("ip", "host:3100", "'host:3100'", HOST),
+        ("ip", "host:", "'host:'", HOST),
+        ("ip", "host:0", "'host:0'", HOST),
+        ("ip", "host:65536", "'host:65536'", HOST),
+        ("ip", ":3100", "':3100'", HOST),
+        ("ip", "::1:2:", "'::1:2:'", HOST),
+        ("ip", "a,,b", "'a,,b'", HOST),
+        ("ip", ["a", 7], "['a', 7]", HOST),
+        ("ip", [], "[]", HOST),
         ("ip", "http://host", "'http://host'", HOST),
         ("ip", "two words", "'two words'", HOST),
         ("ip", "-host", "'-host'", HOST),
@@ -261,15 +278,46 @@ def test_available_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_cores() == 1
 
 
-def test_address_of_the_server_for_a_node() -> None:
-    assert Config(ip="host", port=1).server_address == ("host", 1)
+def test_places_where_a_node_looks_for_its_server() -> None:
+    assert Config(ip="host", port=1).server_places == [("host", 1)]
+    assert Config(ip="a:7,[::1]:8,10.0.0.1", port=1).server_places == [
+        ("a", 7),
+        ("::1", 8),
+        ("10.0.0.1", 1),
+    ]
+    assert load(environ={"PARASNAKE_IP": "a:7", "PARASNAKE_PORT": "0"}).server_places == [("a", 7)]
+
+
+def test_a_node_needs_the_port_of_its_server() -> None:
     config = load(environ={"PARASNAKE_PORT": "0"})
     with pytest.raises(ConfigurationError) as caught:
-        _ = config.server_address
+        _ = config.server_places
     assert str(caught.value) == (
         "port = 0 (environment variable PARASNAKE_PORT); allowed: for a node the port that its "
         "server listens on"
     )
+
+
+class TestAccess:
+    def test_no_address_is_looked_at_but_those_that_were_given(self) -> None:
+        assert load({"access": "file"}).server_places == []
+        assert load({"access": "file", "ip": "127.0.0.1"}).server_places == [("127.0.0.1", 0)]
+        assert load({"access": "file", "ip": "a,b:7", "port": 5}).server_places == [
+            ("a", 5),
+            ("b", 7),
+        ]
+
+    def test_any_free_port_unless_one_was_given(self, tmp_path: Path) -> None:
+        assert load({"access": "file"}).port == 0
+        assert load({"access": "file", "port": 5}).port == 5
+        assert load({"access": "file"}, environ={"PARASNAKE_PORT": "6"}).port == 6
+        settings = write(tmp_path / "job.toml", "port = 7")
+        assert load({"access": "file", "config": settings}).port == 7
+        assert load({"access": None}).port == 3100
+
+    def test_a_file_named_in_a_file_is_beside_it(self, tmp_path: Path) -> None:
+        settings = write(tmp_path / "job.toml", 'access = "job.access"')
+        assert load({"config": settings}).access == tmp_path / "job.access"
 
 
 # --- where settings come from
@@ -394,8 +442,8 @@ def test_error_names_the_option() -> None:
 def test_unknown_argument(name: str, meant: str | None) -> None:
     hint = f"did you mean {meant!r}? " if meant else ""
     assert error_of({name: 1}) == (
-        f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, bind, chaos, "
-        f"compression, config, connect_timeout, heartbeat_timeout, ip, journal, key_file, "
+        f"unknown setting {name!r} (argument); {hint}allowed: accept_new_code, access, bind, "
+        f"chaos, compression, config, connect_timeout, heartbeat_timeout, ip, journal, key_file, "
         f"max_attempts, max_losses, port, progress, reconnect_timeout, secret_key, speculate, "
         f"start_method, task_timeout, verbose, workers"
     )

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from callees import free_port
 from helpers import wait_until
-from test_faults import Start, free_port, start
+from test_faults import Start, start
 from test_journal import FACTS, merged, read
 
 from parasnake import Parasnake

@@ -8,13 +8,13 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 import pytest
+from callees import FakeServer, free_port
 from helpers import wait_until
 from programs import KEY, Program, environment
 
@@ -113,40 +113,6 @@ def sleeps_again(pid: int) -> bool:
     )
     pending = int(facts["SigPnd"], 16) | int(facts["ShdPnd"], 16)
     return not pending and facts["State"].startswith("S")
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port: int = unused.getsockname()[1]
-    return port
-
-
-class FakeServer:
-    """Listens and does with each connection what the test says, in a thread."""
-
-    def __init__(self, answer: Callable[[socket.socket], None], times: int = 1) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = str(self._listener.getsockname()[1])
-        self._answer = answer
-        self._times = times
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with self._listener:
-            self._listener.settimeout(60)
-            for _ in range(self._times):
-                connection, _ = self._listener.accept()
-                with connection:
-                    connection.settimeout(60)
-                    self._answer(connection)
-
-    def __enter__(self) -> FakeServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(60)
 
 
 def talk(

@@ -160,6 +160,15 @@ def test_a_parameter_with_a_default_and_the_name_of_a_thing_is_passed() -> None:
     assert Hook("process", process).asks_for == {"data", "node_id", "init_data"}
 
 
+def test_the_one_thing_that_a_function_asks_for_may_be_given_to_it_directly() -> None:
+    assert Hook("process", lambda n: n).only == "data"
+    assert Hook("process", lambda n, scale=2: n).only == "data"
+    assert Hook("result", lambda node_id: node_id).only == "node_id"
+    assert Hook("process", lambda data, node_id: data).only is None
+    assert Hook("process", lambda *, data: data).only is None
+    assert Hook("finish", lambda: None).only is None
+
+
 def test_positional_only_and_keyword_only_parameters() -> None:
     def by_position(data: Any, node_id: Any = None, scale: int = 2, /) -> Any:
         return data, node_id, scale

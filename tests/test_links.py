@@ -16,6 +16,7 @@ from parasnake import payload
 from parasnake.core.ids import Attempt, NodeKey, TaskId
 from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
+    OWN_BUFFER,
     Failure,
     Goodbye,
     Heartbeat,
@@ -35,7 +36,7 @@ from parasnake.errors import HandshakeError, MessageError, RecordError, WrongKey
 from parasnake.hooks import Hook
 from parasnake.links import LINGER_SECONDS, SEND_BYTES, Channel, Connection, Link
 from parasnake.loop import READ, Loop
-from parasnake.worker import NodeHooks, Worker
+from parasnake.worker import NodeHooks, Worker, WorkerEnd
 
 KEY = b"k" * 32
 NODE = NodeKey(b"n" * 16)
@@ -175,8 +176,8 @@ def task(number: int, data: bytes) -> Task:
     return Task(NODE, TaskId(number), Attempt(0), (data,))
 
 
-def result(number: int, data: bytes) -> Result:
-    return Result(NODE, TaskId(number), Attempt(0), 0.5, (data,))
+def result(number: int, *parts: bytes) -> Result:
+    return Result(NODE, TaskId(number), Attempt(0), 0.5, parts)
 
 
 def data_of(message: Message) -> bytes:
@@ -608,20 +609,27 @@ class Work:
         return [single for message in self.heard.messages for single in singly(message)]
 
 
-@pytest.fixture
-def work(loop: Loop) -> Iterator[Work]:
+@pytest.fixture(params=[True, False], ids=["with a pipe", "by socket alone"])
+def work(loop: Loop, request: pytest.FixtureRequest) -> Iterator[Work]:
     ours, theirs = socket.socketpair()
+    answers, pipe = os.pipe() if request.param else (None, None)
+    if answers is not None:
+        os.set_blocking(answers, False)
     for sock in (ours, theirs):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
     heard = Heard()
     hooks = NodeHooks(Hook("process", reverse), None)
-    thread = threading.Thread(target=Worker(NODE, hooks, theirs).run)
+    thread = threading.Thread(target=Worker(NODE, hooks, WorkerEnd(theirs, pipe)).run)
     thread.start()
-    channel = Channel(loop, ours, on_messages=heard.on_messages, on_end=heard.on_end)
+    channel = Channel(
+        loop, ours, answers=answers, on_messages=heard.on_messages, on_end=heard.on_end
+    )
     yield Work(loop, channel, heard)
     channel.close()
     thread.join()
     theirs.close()
+    if pipe is not None:
+        os.close(pipe)
 
 
 def reverse(data: bytes) -> bytes:
@@ -696,6 +704,51 @@ def test_a_dead_workers_last_words_are_read(loop: Loop) -> None:
     assert heard.ends == [], "whoever drains knows of the end"
     channel.close()
     channel.drain()
+
+
+def test_small_answers_come_by_the_pipe_and_long_ones_by_the_socket(loop: Loop) -> None:
+    ours, theirs = socket.socketpair()
+    answers, pipe = os.pipe()
+    os.set_blocking(answers, False)
+    heard = Heard()
+    channel = Channel(
+        loop, ours, answers=answers, on_messages=heard.on_messages, on_end=heard.on_end
+    )
+    end = WorkerEnd(theirs, pipe)
+    parts = bytes(OWN_BUFFER), b"", os.urandom(10)
+    said = [result(1, b"one"), result(2, *parts), result(3, b"three"), Ready(NODE)]
+    for message in said:
+        end.say(encode(message))
+    wait_for(loop, lambda: len(heard.messages) == len(said))
+    assert [single for message in heard.messages for single in singly(message)] == [
+        said[0], result(2, b"".join(parts)), *said[2:]
+    ]  # fmt: skip
+    os.close(pipe)
+    wait_for(loop, lambda: heard.ends)
+    assert not channel.is_open
+    with pytest.raises(OSError):
+        os.fstat(answers)
+    theirs.close()
+
+
+def test_the_last_words_of_a_worker_that_dies_in_a_long_answer_are_read(loop: Loop) -> None:
+    ours, theirs = socket.socketpair()
+    answers, pipe = os.pipe()
+    os.set_blocking(answers, False)
+    heard = Heard()
+    channel = Channel(
+        loop, ours, answers=answers, on_messages=heard.on_messages, on_end=heard.on_end
+    )
+    head, payload_ = encode(result(2, bytes(2 * OWN_BUFFER)))
+    os.write(pipe, b"".join((*encode(result(1, b"one")), head)))
+    theirs.sendall(payload_[:OWN_BUFFER])
+    os.close(pipe)
+    theirs.close()
+    channel.drain()
+    assert [single for message in heard.messages for single in singly(message)] == [
+        result(1, b"one")
+    ]
+    channel.close()
 
 
 def test_a_worker_that_goes_is_told(loop: Loop) -> None:

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 
 import pytest
+from callees import free_port
 from helpers import wait_until
 from many_agents import Crowd
-from test_faults import free_port
 
 from parasnake.core.journal import Merged
 from parasnake.journal import Stored

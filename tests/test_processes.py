@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -346,3 +347,42 @@ class TestBoot:
         while part := child.channel.recv(1 << 20):
             received += len(part)
         assert received == 10_000_003
+
+
+class TestAnswers:
+    def test_a_child_gets_a_pipe_to_answer_by(
+        self, start_child: StartChild, start_method: Method
+    ) -> None:
+        child = start_child(entries.answer, method=start_method)
+        answers = child.open_answers()
+        assert answers is not None
+        with pytest.raises(BlockingIOError):
+            os.read(answers, 1)
+        child.channel.send(b"!")
+        assert select.select([answers], [], [], TIMEOUT_S)[0]
+        assert os.read(answers, 100) == b"by the pipe"
+        assert wait_for_death(child).exit_status == 0
+        assert os.read(answers, 1) == b"", "nobody else holds the other end"
+        os.close(answers)
+
+    def test_without_a_descriptor_left_it_answers_by_its_socket(
+        self, start_child: StartChild, start_method: Method, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        child = start_child(entries.answer, method=start_method)
+
+        def none_left() -> tuple[int, int]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(os, "pipe", none_left)
+        assert child.open_answers() is None
+        child.channel.send(b"!")
+        assert select.select([child.channel], [], [], TIMEOUT_S)[0]
+        assert child.channel.recv(100) == b"by the pipe"
+
+    def test_one_that_is_dead_already_makes_no_trouble(self, start_child: StartChild) -> None:
+        child = start_child(entries.leave, method="fork")
+        wait_for_death(child)
+        answers = child.open_answers()
+        assert answers is not None
+        assert os.read(answers, 1) == b""
+        os.close(answers)

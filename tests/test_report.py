@@ -238,7 +238,9 @@ def peer() -> farm.Peer:
 
 
 def open_task() -> tasks.OpenTask:
-    return tasks.OpenTask(TaskId(5), NODE, (), 0, None, failures=1)
+    task = tasks.OpenTask(TaskId(5), NODE, (), 0, None)
+    task.failures = 1
+    return task
 
 
 def test_agents_come_and_go(reporter: Reporter, log: pytest.LogCaptureFixture) -> None:

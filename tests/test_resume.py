@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from callees import free_port
 from helpers import wait_until
 from programs import Program, environment
-from test_faults import free_port
 
 from parasnake.core.journal import Checkpoint, Entry, Merged, SentHome
 from parasnake.journal import Stored

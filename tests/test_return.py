@@ -10,9 +10,10 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 import pytest
+from callees import free_port
 from helpers import wait_until
 from proxy import Proxy
-from test_faults import OTHER_KEY, Start, free_port, gone, serve, start, started
+from test_faults import OTHER_KEY, Start, gone, serve, start, started
 
 __all__ = ["start"]  # a fixture
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are not installed
 import pytest
+from callees import free_port
 from helpers import wait_until
 from programs import Program, environment
-from test_faults import free_port
 
 from parasnake.core.journal import Merged
 from parasnake.core.tasks import LOOK_AHEAD_S

@@ -25,6 +25,7 @@ class Order:
     Attributes
     ----------
     system: the name of the batch system
+    server: whether it is a server that wants them
     nodes: how many nodes; for a server: how many at the same time at the most
     seconds: how long each may run; None: as long as the batch system gives
     dry_run: show what would be submitted, and do nothing
@@ -34,6 +35,7 @@ class Order:
     """
 
     system: str
+    server: bool
     nodes: int
     seconds: int | None
     dry_run: bool
@@ -86,7 +88,7 @@ def take(
     command = again(argv, ["--workers", "auto", *node_options])
     start = Start(command, working_folder(), written_by())
     dry_run = bool(given["--dry-run"])
-    return Order(system, count, seconds, dry_run, tuple(options), start, stem())
+    return Order(system, server, count, seconds, dry_run, tuple(options), start, stem())
 
 
 def stem() -> str:

@@ -16,8 +16,21 @@ from parasnake.errors import BatchError, ConfigurationError
 log = logging.getLogger(__name__)
 
 
+def show(order: Order, cpus: int | None) -> None:
+    """Print what would be submitted: the script and, in a comment below it, the command.
+
+    Parameters
+    ----------
+    cpus: how many cores each node wants; None: what the batch system gives
+    """
+    system = find_system(order.system)
+    request = request_for(order, system, cpus)
+    print(script.text(system, request, order.start, os.environ))
+    print(f"# To submit it: {shlex.join(system.submit(request, script_file(order)))}")
+
+
 def submit(order: Order, cpus: int | None) -> None:
-    """Submit nodes, all in one job, and print its id; or show what would be submitted.
+    """Submit nodes, all in one job, and print its id.
 
     Parameters
     ----------
@@ -30,10 +43,6 @@ def submit(order: Order, cpus: int | None) -> None:
     """
     system = find_system(order.system)
     request = request_for(order, system, cpus)
-    if order.dry_run:
-        print(script.text(system, request, order.start, os.environ))
-        print(f"# To submit it: {shlex.join(system.submit(request, script_file(order)))}")
-        return
     path = write(order, system, request)
     print(system.submitted(run(system.submit(request, path))))
     log.info("submitted %d nodes; their script and output: %s", order.nodes, order.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,14 @@ class Request:
     options: tuple[str, ...] = ()
 
 
+class State(enum.Enum):
+    """What a node is at, as its batch system sees it."""
+
+    QUEUED = enum.auto()
+    RUNNING = enum.auto()
+    ENDING = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class BatchJob:
     """One node as its batch system sees it.
@@ -44,12 +53,12 @@ class BatchJob:
     Attributes
     ----------
     id: for commands of the batch system
-    queued: it has not begun yet
-    reason: why not, in a word of the batch system's, or ""
+    state: what it is at
+    reason: why it is queued, in the words of the batch system, or ""
     """
 
     id: str
-    queued: bool
+    state: State
     reason: str = ""
 
 
@@ -94,7 +103,7 @@ class BatchSystem(Protocol):
         """Return the command that lists the jobs of a name."""
 
     def listed(self, name: str, output: str) -> list[BatchJob]:
-        """Return what it has listed: all nodes that are queued or running."""
+        """Return what it has listed: all nodes that have not ended."""
 
     def cancel(self, jobs: Iterable[BatchJob]) -> list[str]:
         """Return the command that cancels these, at least one."""
@@ -159,9 +168,11 @@ class Slurm:
         for line in output.splitlines():
             job, state, reason = line.split(maxsplit=2)
             if state in _SLURM_QUEUED:
-                jobs.append(BatchJob(job, queued=True, reason=reason))
+                jobs.append(BatchJob(job, State.QUEUED, reason.strip("()")))
             elif state in _SLURM_RUNNING:
-                jobs.append(BatchJob(job, queued=False))
+                jobs.append(BatchJob(job, State.RUNNING))
+            elif state == "COMPLETING":
+                jobs.append(BatchJob(job, State.ENDING))
         return jobs
 
     def cancel(self, jobs: Iterable[BatchJob]) -> list[str]:
@@ -241,15 +252,18 @@ class Pbs:
             facts = dict(re.findall(r"(?m)^\s+(\w+) = (.*)$", rest))
             state = facts.get("job_state", "")
             if facts.get("Job_Name") == name and state not in _PBS_ENDED:
-                jobs.append(BatchJob(job.strip(), queued=state not in _PBS_RUNNING))
+                jobs.append(BatchJob(job.strip(), _PBS_STATES.get(state, State.QUEUED)))
         return jobs
 
     def cancel(self, jobs: Iterable[BatchJob]) -> list[str]:
         return ["qdel", *(job.id for job in jobs)]
 
 
-_PBS_RUNNING = {"R", "B", "S", "U"}
-_PBS_ENDED = {"C", "E", "F", "X"}
+_PBS_STATES = {
+    **dict.fromkeys(("R", "B", "S", "U"), State.RUNNING),
+    "E": State.ENDING,
+}
+_PBS_ENDED = {"C", "F", "X"}
 
 
 def find(name: str, version: str = "") -> BatchSystem:

@@ -363,31 +363,34 @@ SMALL_PAYLOAD = 1 << 12
 """A payload of up to this many bytes travels together with others."""
 RUN_BYTES = 1 << 15
 """So many bytes of payloads make a run long enough."""
-JOIN_LIMIT = 1 << 14
-"""A payload shorter than this is sent as one piece with its head."""
 OWN_BUFFER = 1 << 16
-"""A payload longer than this is received straight into a buffer of its own."""
+"""A payload that makes a body longer than this is sent from where it is, and received the same way."""
+
+
+_RESULT = LAYOUTS[Result]
+_pack_result = _RESULT.head.pack
 
 
 def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
     """Return the bytes of a message as pieces to be sent one after another.
 
-    Long payloads are not copied: their pieces are returned as they are.
+    The first has all but a long payload, which is not copied: its pieces follow as they are.
     """
+    if type(message) is Result and len(message.payload) == 1:  # nearly all of a worker's are
+        node, task, attempt, seconds, (part,) = message
+        length = _RESULT.struct.size + len(part)
+        head = _pack_result(_RESULT.kind, length, node, task, attempt, seconds)
+        return [head + part] if length <= OWN_BUFFER else [head, part]
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
-    if layout.payload and not layout.texts and len(message[-1]) == 1:  # nearly all are such
-        (part,) = message[-1]
-        head = layout.head.pack(layout.kind, layout.struct.size + len(part), *fixed)
-        return [head + part] if len(part) <= JOIN_LIMIT else [head, part]
     if layout.run is not None:
         run = _join_run(message[-1], layout)
         return [layout.head.pack(layout.kind, layout.struct.size + len(run), *fixed) + run]
     texts = _join_texts(message[layout.fixed_fields :][: layout.texts]) if layout.texts else b""
     payload: Parts = message[-1] if layout.payload else ()
-    size = sum(map(len, payload))
-    head = layout.head.pack(layout.kind, layout.struct.size + len(texts) + size, *fixed) + texts
-    if size <= JOIN_LIMIT:
+    length = layout.struct.size + len(texts) + sum(map(len, payload))
+    head = layout.head.pack(layout.kind, length, *fixed) + texts
+    if length <= OWN_BUFFER:
         return [b"".join((head, *payload))]
     return [head, *payload]
 
@@ -501,6 +504,7 @@ class MessageReader:
     ----------
     allowed: the kinds that may come from this side
     layouts: how they are written
+    apart: long payloads come by another way, and only through ``target``
 
     Bytes come in by ``feed``. While a long payload is being received, ``target`` is its unfilled
     rest: fill some of it from the left and tell by ``filled``, which spares a copy. Both return the
@@ -508,8 +512,15 @@ class MessageReader:
     then the reader must not be used any more.
     """
 
-    def __init__(self, allowed: frozenset[type[Any]], layouts: Layouts = LAYOUTS) -> None:
+    def __init__(
+        self,
+        allowed: frozenset[type[Any]],
+        layouts: Layouts = LAYOUTS,
+        *,
+        apart: bool = False,
+    ) -> None:
         self._layouts = layouts
+        self._apart = apart
         self._allowed = {layouts[kind].kind: kind for kind in allowed}
         self._rest = bytearray()
         self._long: _LongMessage | None = None
@@ -532,7 +543,7 @@ class MessageReader:
         if len(long.free):
             return []
         self._long = None
-        return [long.finish()]
+        return [long.finish(), *self.feed(b"")] if self._rest else [long.finish()]
 
     def feed(self, data: Buffer) -> list[Any]:
         """Take the next bytes of the stream."""
@@ -566,6 +577,8 @@ class MessageReader:
                 if not taken:
                     break
                 position = start + taken
+                if self._long:
+                    break
                 continue
             if length > MAX_TEXT:
                 raise MessageError(f"a {kind.__name__} message claims {length} bytes")
@@ -586,6 +599,8 @@ class MessageReader:
         if layout.texts:
             size += _split_texts(body[size:OWN_BUFFER], layout.texts)[1]
         self._long = _LongMessage(kind, decode(kind, body[:size], self._layouts), length - size)
+        if self._apart:
+            return size
         count = min(len(body) - size, len(self._long.free))
         self._long.free[:count] = body[size : size + count]
         messages += self.filled(count)
@@ -595,8 +610,8 @@ class MessageReader:
 class AnswerReader(MessageReader):
     """Reads what a worker writes; small results that come at one time come out as ``Results``."""
 
-    def __init__(self) -> None:
-        super().__init__(FROM_WORKER)
+    def __init__(self, *, apart: bool = False) -> None:
+        super().__init__(FROM_WORKER, apart=apart)
 
     def _parse(self, view: memoryview, messages: list[Any]) -> int:
         used = 0
@@ -607,15 +622,14 @@ class AnswerReader(MessageReader):
 
 def _gather(view: memoryview, messages: list[Any]) -> int:
     """Append the small results with which ``view`` begins, as one; return how many bytes they took."""
-    layout = LAYOUTS[Result]
-    unpack, head_bytes = layout.head.unpack_from, layout.head.size
+    unpack, head_bytes = _RESULT.head.unpack_from, _RESULT.head.size
     data = bytes(view[:RUN_BYTES])
     run: list[tuple[TaskId, Attempt, float, Parts]] = []
     end, node = 0, None
     while end + head_bytes <= len(data):
         kind, length, worker, task, attempt, seconds = unpack(data, end)
         start, stop = end + head_bytes, end + HEADER.size + length
-        if kind != layout.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
+        if kind != _RESULT.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
             break
         if node is None:
             node = worker

@@ -124,6 +124,11 @@ class Scheduler:
         """Whether any node has an open task or any result waits to be merged."""
         return bool(self._unsettled) or len(self._idle) < len(self._nodes)
 
+    @property
+    def idle(self) -> int:
+        """How many nodes have no open task."""
+        return len(self._idle)
+
     def size_of(self, task_id: TaskId) -> int:
         """Bytes of the data of an open task; 0 for any other."""
         task = self._tasks.get(task_id)
@@ -396,10 +401,9 @@ class Scheduler:
 
         They are to be sent to the node that was asked for.
         """
-        tasks = [self._new_task(payload, data) for payload, data in pieces]
-        for task in tasks:
-            self._tasks[task.id] = task
-            if self._policy.by_node:
+        tasks = self._new_tasks(pieces)
+        if self._policy.by_node:
+            for task in tasks:
                 self._remember(task)
         return self._assign(self._nodes[self._asked_for()], tasks)
 
@@ -417,10 +421,9 @@ class Scheduler:
 
     def refuse(self, data: object, reason: str, remote: str) -> None:
         """Answer to ``AskData``: the data cannot be sent, so its task has failed already."""
-        task = self._new_task((), data)
+        [task] = self._new_tasks([((), data)])
         self._owe(task)
         task.failures = 1
-        self._tasks[task.id] = task
         self._fail(task, task.owner, reason, remote)
 
     def nothing(self, now: float) -> None:
@@ -582,11 +585,12 @@ class Scheduler:
         del self._unsettled[task.id]
         self._unmerged_bytes -= task.size
         task.payload, task.data = (), None
-        if self._owed.get(task.owner) == task.id:
+        if self._owed and self._owed.get(task.owner) == task.id:
             del self._owed[task.owner]
             if task.owner in self._nodes:
                 self._nodes[task.owner].owes = None
-        self._something_changed()
+        if self._ask_again_at is not None:
+            self._something_changed()
 
     # ---- what to do next
 
@@ -612,6 +616,14 @@ class Scheduler:
         if self._stragglers.due and (copy := self._copy_straggler()) is not None:
             return copy
         return self._next_move() if self._idle or self._moves else None
+
+    def next_merge(self) -> Merge | None:
+        """Return the next thing to do if it is a merge, as it mostly is after another."""
+        step = self._steps[0] if self._steps else None
+        if not isinstance(step, Merge):
+            return None
+        self._steps.popleft()
+        return step
 
     def _withdraw(self) -> Withdraw | None:
         """Who computes something in vain shall hear of it, unless all are about to be sent home."""
@@ -659,10 +671,14 @@ class Scheduler:
     def _assign(self, node: Node, tasks: list[OpenTask]) -> Assign:
         if not node.open:
             node.begun_at = self.now
+        key = node.key
         for task in tasks:
             node.open[task.id] = Attempt(task.attempts)
             task.attempts += 1
-            task.taken_by(node.key)
+            if task.running is None:
+                task.running = key
+            else:
+                task.also |= {key}
         self._refresh(node)
         self._stragglers.watch(self.now)
         return Assign(node, tasks)
@@ -731,16 +747,21 @@ class Scheduler:
 
     # ---- small parts
 
-    def _new_task(self, payload: Parts, data: object) -> OpenTask:
-        task_id = TaskId(self._next_id)
-        self._next_id += 1
+    def _new_tasks(self, pieces: Iterable[tuple[Parts, object]]) -> list[OpenTask]:
+        owner, keep_data = self._asked_for(), self._policy.keep_data
+        made: list[OpenTask] = []
+        for number, (payload, data) in enumerate(pieces, self._next_id):
+            size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+            task_id = TaskId(number)
+            task = OpenTask(task_id, owner, payload, size, data if keep_data else None)
+            self._tasks[task_id] = task
+            made.append(task)
+        self._next_id += len(made)
         self._pause = FIRST_PAUSE_S
-        size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
-        kept = data if self._policy.keep_data else None
-        task = OpenTask(task_id, self._asked_for(), payload, size, kept)
         if self._sent_before:
-            task.attempts = self._sent_before.pop(task_id, 0)
-        return task
+            for task in made:
+                task.attempts = self._sent_before.pop(task.id, 0)
+        return made
 
     def _asked_for(self) -> NodeKey:
         assert self._asked is not None, "an answer without a question"
@@ -761,7 +782,10 @@ class Scheduler:
             node.leaving.discard(task_id)
         task = self._tasks.get(task_id)  # None: it has been left to the user
         if task is not None:
-            task.left_by(node.key)
+            if task.also:
+                task.left_by(node.key)
+            else:
+                task.running = None
         return task
 
     def _close(self, task: OpenTask, size: int) -> None:

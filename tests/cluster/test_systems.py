@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parasnake.cluster.systems import BatchJob, Pbs, Request, Slurm, find, hours
+from parasnake.cluster.systems import BatchJob, Pbs, Request, Slurm, State, find, hours
 from parasnake.errors import BatchError, ConfigurationError
 
 FOLDER = Path("/home/me/job.nodes")
@@ -115,8 +115,9 @@ def test_an_answer_without_an_id_is_an_error_that_shows_it() -> None:
 def test_slurm_lists_nodes_and_why_they_wait() -> None:
     output = "7_1 RUNNING None\n7_2 PENDING (Resources)\n7_3 COMPLETING None\n7_4 FAILED None\n"
     assert Slurm().listed("squares", output) == [
-        BatchJob("7_1", queued=False),
-        BatchJob("7_2", queued=True, reason="(Resources)"),
+        BatchJob("7_1", State.RUNNING),
+        BatchJob("7_2", State.QUEUED, "Resources"),
+        BatchJob("7_3", State.ENDING),
     ]
 
 
@@ -129,13 +130,13 @@ def test_pbs_lists_the_jobs_of_all() -> None:
 
     output = job(1, "mine", "R") + job(2, "mine", "Q") + job(3, "other", "R") + job(4, "mine", "C")
     assert Pbs().listed("mine", output) == [
-        BatchJob("1.login", queued=False),
-        BatchJob("2.login", queued=True),
+        BatchJob("1.login", State.RUNNING),
+        BatchJob("2.login", State.QUEUED),
     ]
 
 
 def test_jobs_are_cancelled_by_id() -> None:
-    jobs = [BatchJob("7_1", queued=True), BatchJob("7_2", queued=False)]
+    jobs = [BatchJob("7_1", State.QUEUED), BatchJob("7_2", State.RUNNING)]
     assert Slurm().cancel(jobs) == ["scancel", "7_1", "7_2"]
     assert Pbs().cancel(jobs) == ["qdel", "7_1", "7_2"]
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from parasnake.core.ids import Attempt, JobId, NodeKey, TaskId
 from parasnake.core.messages import (
-    JOIN_LIMIT,
     LAYOUTS,
     OWN_BUFFER,
     PROTOCOL_VERSION,
@@ -65,7 +64,7 @@ texts = st.text(max_size=30)
 codes = st.integers(0, 255)
 small_payloads: st.SearchStrategy[Parts] = st.lists(st.binary(max_size=50), max_size=3).map(tuple)
 edge_payloads: st.SearchStrategy[Parts] = st.one_of(
-    st.sampled_from(near(JOIN_LIMIT, OWN_BUFFER)).map(one_of_size),
+    st.sampled_from(near(OWN_BUFFER)).map(one_of_size),
     st.just((pattern(40_000), pattern(70_000), b"", b"end")),
 )
 payloads = small_payloads | edge_payloads

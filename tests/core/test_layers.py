@@ -19,6 +19,8 @@ LAYERS = [
     # How things are done.
     {
         *(
+            "access",
+            "addresses",
             "arguments",
             "batch",
             "byvalue",
@@ -33,6 +35,7 @@ LAYERS = [
         ),
         *(
             "instead",
+            "interfaces",
             "journal",
             "keys",
             "links",
@@ -50,7 +53,18 @@ LAYERS = [
     },
     # The shells.
     {
-        *("agent", "chaos", "checkpoints", "crowd", "gate", "here", "local", "recorder", "replay"),
+        *(
+            "agent",
+            "chaos",
+            "checkpoints",
+            "crowd",
+            "dial",
+            "gate",
+            "here",
+            "local",
+            "recorder",
+            "replay",
+        ),
         *("report", "rerun", "server", "survey"),
     },
     # What a user meets.
@@ -96,6 +110,7 @@ NOT_IN_CORE = {
 ONLY_IN = {
     "pickle": "payload",
     "dill": "payload",
+    "ifaddr": "interfaces",
     "selectors": "loop",
     "backports": "compression",
     "compression": "compression",

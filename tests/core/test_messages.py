@@ -354,6 +354,38 @@ def test_small_results_before_and_after_a_very_large_one() -> None:
     assert list(map(type, found)) == [Results, Result, Results]
 
 
+@pytest.mark.parametrize("at_a_time", [7, 1000, 10**6])
+def test_long_payloads_may_come_another_way_than_all_else(at_a_time: int) -> None:
+    """As from a worker that was faster than its reader: what follows is there before the payload."""
+    several: list[Message] = [
+        *(result_of(1, 5), result_of(2, 3 * OWN_BUFFER), result_of(3, OWN_BUFFER + 1)),
+        *(
+            result_of(4, OWN_BUFFER // 2),
+            Ready(NODE),
+            result_of(5, 2 * OWN_BUFFER),
+            result_of(6, 1),
+        ),
+    ]
+    stream, aside = b"", b""
+    for message in several:
+        head, *payload = encode(message)
+        stream += head
+        aside += b"".join(payload)
+    reader = AnswerReader(apart=True)
+    found: list[Message] = []
+    while len(found) < len(several):
+        if reader.target is None:
+            found += reader.feed(stream[:at_a_time])
+            stream = stream[at_a_time:]
+        else:
+            count = min(len(reader.target), at_a_time)
+            reader.target[:count] = aside[:count]
+            found += reader.filled(count)
+            aside = aside[count:]
+    assert one_by_one(found) == list(map(plain, several))
+    assert not (stream or aside or reader.unfinished)
+
+
 small_results = st.builds(
     Result,
     st.sampled_from([NODE, NodeKey(bytes(16))]),

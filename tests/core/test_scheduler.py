@@ -111,6 +111,20 @@ def test_data_is_kept_for_hooks_that_ask_for_it_until_they_have_been_called() ->
         assert step.task.data is None
 
 
+def test_merges_can_be_asked_for_as_long_as_nothing_else_comes_before_them() -> None:
+    bench = Bench(["one", "two", "three"], Policy(failure_ends_job=True))
+    bench.join("abc")
+    scheduler = bench.scheduler
+    assert scheduler.next_merge() is None
+    for name, task in (("a", 0), ("b", 1)):
+        scheduler.result(key(name), TaskId(task), Attempt(0), 1.0, ())
+    scheduler.lose(key("c"), Loss.LOST, "gone")
+    first, second = scheduler.next_merge(), scheduler.next_merge()
+    assert [step and step.task.id for step in (first, second)] == [0, 1]
+    assert scheduler.next_merge() is None, "something else comes first"
+    assert scheduler.next_step() is not None
+
+
 def test_the_bytes_of_results_that_wait_to_be_merged_are_known() -> None:
     bench = Bench("xy")
     bench.join("ab")

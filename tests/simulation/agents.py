@@ -8,11 +8,10 @@ from typing import Any
 
 from parasnake import agent as shell
 from parasnake import payload
-from parasnake import worker as worker_shell
 from parasnake.child import Closable
 from parasnake.config import Config
 from parasnake.core.ids import NodeId, NodeKey
-from parasnake.core.messages import Buffer, Failure, Init, Message, Result
+from parasnake.core.messages import Buffer, Failure, Init, Message, Result, encode
 from parasnake.death import Death
 from parasnake.errors import ParasnakeError, ProtocolError
 from parasnake.hooks import Hook
@@ -38,7 +37,7 @@ class Network:
 
 
 class WorkerEnd:
-    """A worker's end of its channel, with the methods of a blocking socket that worker.py uses.
+    """A worker's end of its channel, with the methods that worker.py uses.
 
     It is read only when there is something, or when nobody would wait for it.
     """
@@ -51,9 +50,9 @@ class WorkerEnd:
         del nbytes, flags
         return self._end.recv_into(buffer)
 
-    def sendall(self, data: Buffer, /) -> None:
-        """As that of a socket."""
-        rest = memoryview(data).cast("B")
+    def say(self, pieces: list[Buffer], /) -> None:
+        """Write all of them."""
+        rest = memoryview(b"".join(pieces))
         while rest:
             rest = rest[self._end.send(rest) :]
 
@@ -92,6 +91,9 @@ class VirtualWorker:
 
     def take_output(self) -> None:
         """It prints nothing."""
+
+    def open_answers(self) -> None:
+        """Its channel is enough."""
 
     def kill(self) -> None:
         """End it."""
@@ -178,7 +180,7 @@ class VirtualWorker:
             index, self.computing = self.computing, None
             assert index is not None
             self._machine.computed(self.node, answer, index)
-        self._alive(lambda: worker_shell._send(WorkerEnd(self._end), answer))
+        self._alive(lambda: WorkerEnd(self._end).say(encode(answer)))
         if self.death is None:
             self._alive(self._worker._look)
         self._busy = False
@@ -191,15 +193,15 @@ class Call:
     def __init__(
         self,
         loop: VirtualLoop,
-        machine: Machine,
+        _: object,
         *,
-        on_connected: Callable[[Any, str], None],
-        on_failed: Callable[[list[str]], None],
+        on_connected: Callable[[Any], None],
+        on_failed: Callable[[str], None],
     ) -> None:
-        self._machine = machine
+        self._machine = loop.machine
         self._on_connected = on_connected
         self._on_failed = on_failed
-        self._timer = loop.call_in(machine.world.random.choice([0.001, 0.05]), self._try)
+        self._timer = loop.call_in(self._machine.world.random.choice([0.001, 0.05]), self._try)
 
     def cancel(self) -> None:
         """Give up silently."""
@@ -208,12 +210,12 @@ class Call:
     def _try(self) -> None:
         machine, listener = self._machine, self._machine.network.listener
         if listener is None or not listener.open or machine.offline:
-            self._on_failed(["10.0.0.1:3100: Connection refused"])
+            self._on_failed("Connection refused")
             return
         wire = machine.wire = Wire(machine.world)
         machine.network.wires.append(wire)
         listener.connect(wire.server)
-        self._on_connected(wire.agent, "10.0.0.1:3100")
+        self._on_connected(wire.agent)
 
 
 class Machine:
@@ -252,7 +254,7 @@ class Machine:
         self._listened_at = world.now
         self._planned: float | None = None
         self._plans = 0
-        self.loop = VirtualLoop(world, on_ready=self._plan)
+        self.loop = VirtualLoop(world, on_ready=self._plan, machine=self)
         world.tell(f"{name}: starts with {workers} workers, slowness {self.slowness}")
         config = Config(
             heartbeat_timeout=plan.heartbeat_timeout,
@@ -262,18 +264,11 @@ class Machine:
         )
         self.agent = shell.Agent(APP, "", config, KEY, self)
         self.agent._loop = self.loop  # type: ignore[assignment]  # it does what a Loop does
-        self.agent._dial = self._dial  # type: ignore[method-assign]  # no net.Call without sockets
         self.agent._server_ended = self._server_ended  # type: ignore[method-assign]
         self.agent._received = self._received  # type: ignore[method-assign]  # the books look first
         self.agent._give_up_at = world.now + config.connect_timeout
-        self._dial()
+        self.agent._dial()
         self._plan()
-
-    def _dial(self) -> None:
-        agent = self.agent
-        agent._call = Call(  # type: ignore[assignment]
-            self.loop, self, on_connected=agent._connected, on_failed=agent._not_connected
-        )
 
     def _received(self, messages: list[Message]) -> None:
         for message in messages:

@@ -17,7 +17,7 @@ from unittest import mock
 
 from parasnake import agent, compression, gate, journal, net, server, worker
 
-from .agents import Network
+from .agents import Call, Network
 from .faults import Scene, plan_faults
 from .invariants import Books
 from .job import Plan, draw_plan
@@ -185,6 +185,7 @@ def _virtual(world: World) -> Iterator[None]:
             (os, "getpid", lambda: 4711),
             (socket, "gethostname", lambda: "machine"),
             (net, "prepare", lambda _: None),
+            (net, "Call", Call),
             (gate, "_raise_descriptor_limit", lambda: 1 << 30),
             (journal, "network_file_system", lambda _: None),
         ):

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from parasnake.loop import READ, WRITE, Handler, Timer
 
@@ -270,9 +270,13 @@ class VirtualLoop:
     Parameters
     ----------
     on_ready: is called when something has become ready
+    machine: whose loop it is, if it is that of an agent
     """
 
-    def __init__(self, world: World, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, world: World, on_ready: Callable[[], None] = lambda: None, machine: Any = None
+    ) -> None:
+        self.machine = machine
         self._world = world
         self._on_ready = on_ready
         self._watched: dict[Source, tuple[int, Handler]] = {}

@@ -103,19 +103,19 @@ def other_data_is_not_noticed() -> Iterator[None]:
 @bug
 def a_merge_is_written_after_its_hook() -> Iterator[None]:
     """The journal has a merge when it is done, not before."""
-    note, settled = Recorder._note, Server._merge
+    note, tell = Recorder._note, Server.merge
 
     def late(self: Recorder, steps: Iterable[Any]) -> int:
         recorded = [step for step in steps if type(step) in RECORDED]
         note(self, [step for step in recorded if not isinstance(step, Merge)])
         return len(recorded)
 
-    def merge(self: Server, step: Merge) -> None:
-        settled(self, step)
+    def merge(self: Server, task: Any, parts: Any, node: Any, seconds: float) -> None:
+        tell(self, task, parts, node, seconds)
         if self._recorder is not None:
-            note(self._recorder, [step])
+            note(self._recorder, [Merge(task, node, seconds, parts)])
 
-    with _instead(Recorder, "_note", late), _instead(Server, "_merge", merge):
+    with _instead(Recorder, "_note", late), _instead(Server, "merge", merge):
         yield
 
 

@@ -12,6 +12,7 @@ from parasnake import journal as journals
 from parasnake import server as shell
 from parasnake.config import Config
 from parasnake.errors import HookError, Interrupted, ParasnakeError, TaskFailed
+from parasnake.keys import FoundKey
 
 from .agents import KEY, Network
 from .invariants import Books, Watch
@@ -261,7 +262,7 @@ class Life:
             progress=False,
         )
         hooks = self.user.hooks()
-        self._server = server = shell.Server(APP, hooks, config, KEY, key_source="")
+        self._server = server = shell.Server(APP, hooks, config, FoundKey(KEY, ""))
         self.books.watch = Watch(self.books, server, self.user, self.point)
         if not plan.journal:
             self.books.watch.restored = True

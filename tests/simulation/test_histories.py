@@ -30,13 +30,20 @@ def test_no_promise_is_broken(first: int) -> None:
 
 def test_what_it_is_about_happens() -> None:
     """Histories in which tasks do not travel together, or stay where they are, would prove little."""
-    counts = sum((run(seed).counts for seed in range(100)), Counter[str]())
-    assert counts["sent in runs"] > 500
-    assert counts["moved"] > 50
-    assert counts["dropped"] > 10, "taken from a node that had not begun it"
-    assert counts["crossed"] > 10, "answered though it was to be taken"
-    assert counts["computed though dropped"] > 0
-    assert counts["copied"] > 10
+    wanted = {
+        "sent in runs": 500,
+        "moved": 50,
+        "dropped": 10,  # taken from a node that had not begun it
+        "crossed": 10,  # answered though it was to be taken
+        "computed though dropped": 1,
+        "copied": 10,
+    }
+    counts = Counter[str]()
+    for seed in range(PLANTED_SEEDS):
+        counts += run(seed).counts
+        if all(counts[name] >= least for name, least in wanted.items()):
+            return
+    pytest.fail(f"too seldom in {PLANTED_SEEDS} histories: {counts}")
 
 
 @pytest.mark.parametrize("name", BUGS)
