@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,7 @@ CLASS_PROGRAMS = [block for block in PYTHON if "(PSServer)" in block.text]
 MPI_PROGRAMS = [block for block in PYTHON if block.mark == "mpi"]
 SCRIPTS = [block for block in PYTHON if block not in (*FRAGMENTS, *CLASS_PROGRAMS, *MPI_PROGRAMS)]
 SHELL = [block for block in BLOCKS if block.language == "shell"]
+BATCH_SCRIPTS = [block for block in BLOCKS if block.language == "bash"]
 SETTINGS = [block for block in BLOCKS if block.language in ("toml", "json")]
 
 
@@ -120,7 +122,7 @@ def code_in(cell: str) -> list[str]:
 
 
 def test_there_is_something_to_test() -> None:
-    languages = {"python", "shell", "text", "toml", "json", "dockerfile"}
+    languages = {"python", "shell", "bash", "text", "toml", "json", "dockerfile"}
     assert {block.language for block in BLOCKS} == languages
     assert len(SCRIPTS) >= 5
     assert len(FRAGMENTS) >= 6
@@ -215,6 +217,16 @@ def commands() -> list[tuple[Block, list[str]]]:
         for line in block.text.splitlines()
         for part in simple_commands(shlex.split(line, comments=True))
     ]
+
+
+@pytest.mark.parametrize("block", BATCH_SCRIPTS, ids=str)
+def test_batch_scripts_become_a_node_with_options_that_exist(block: Block) -> None:
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=60)
+    *_, last = block.text.splitlines()
+    words = shlex.split(last)
+    assert words[0] == "exec", "signals would not reach the node"
+    for inner in inner_commands(words):
+        check_command(block, inner)
 
 
 def simple_commands(words: list[str]) -> Iterator[list[str]]:
