@@ -284,6 +284,8 @@ def check_command(block: Block, words: list[str]) -> None:
     match program.removeprefix(".venv/bin/"), arguments:
         case "python" | "python3", ["-m", "venv", ".venv"]:
             pass
+        case ".", [".venv/bin/activate"]:
+            pass
         case "python", ["-m", "pytest", *options]:
             assert set(options) <= {"-q"}
         case "python", ["-m", "tests.simulation", *options]:
