@@ -29,6 +29,8 @@ UNFINISHED_SECONDS = 5.0
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _GONE = (errno.ENOENT, errno.ESTALE)
 """It is not there, or another file took its place while it was being opened over NFS."""
+_HOPELESS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What does not pass by itself, unlike a file server that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,9 @@ class Guide:
             if error.errno in _GONE:
                 self._unfinished_since = None
                 return f"there is no access file {self._path}"
-            raise self._unusable(f"cannot be read: {error.strerror}") from error
+            if error.errno in _HOPELESS:
+                raise self._unusable(f"cannot be read: {error.strerror}") from error
+            return f"access file {self._path} cannot be read: {error.strerror}"
         self._unfinished_since = None
         named = [Place(host, port or access.port) for host, port in self._named]
         self.places = list(dict.fromkeys([*named, *access.places]))
@@ -251,7 +255,8 @@ class AccessFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._written = b""
+        self._found = b""
+        self._own = b""
         self._lock: int | None = None
 
     @property
@@ -288,6 +293,7 @@ class AccessFile:
         if not content.strip():
             return None
         access = _parse(content)
+        self._found = content
         self._refuse_one_in_use(access)
         try:
             _check_owner(self._path, facts)
@@ -319,20 +325,21 @@ class AccessFile:
         ------
         ConfigurationError: that is not possible, or would let others read the key
         """
-        self._written = access.text().encode()
+        content = access.text().encode()
         try:
-            self._replace()
+            self._replace(content)
         except OSError as error:
             raise self._unusable(f"cannot be written: {error.strerror}") from error
+        self._own = content
 
-    def _replace(self) -> None:
+    def _replace(self, content: bytes) -> None:
         import tempfile  # only a server writes one
 
         descriptor, name = tempfile.mkstemp(  # mode 0600
             prefix=f".{self._path.name}-", suffix=".tmp", dir=self._path.parent
         )
         try:
-            self._fill(descriptor)
+            self._fill(descriptor, content)
             Path(name).replace(self._path)
         except BaseException:
             os.close(descriptor)
@@ -342,7 +349,7 @@ class AccessFile:
         self._lock = descriptor
         _sync_folder(self._path.parent)
 
-    def _fill(self, descriptor: int) -> None:
+    def _fill(self, descriptor: int, content: bytes) -> None:
         if os.name == "posix" and os.fstat(descriptor).st_mode & _FOR_OTHERS:
             raise self._unusable(
                 "cannot be written: its file system keeps no modes, so that others could read the key"
@@ -352,22 +359,26 @@ class AccessFile:
 
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         written = 0
-        while written < len(self._written):
-            written += os.write(descriptor, self._written[written:])
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
         os.fsync(descriptor)
 
     def remove(self) -> None:
         """Remove it, unless it is another server's by now or is gone."""
-        if self._lock is None:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            content, _ = _read(self._path)
-            if content == self._written:
-                self._path.unlink()
+        if self._own:
+            with contextlib.suppress(OSError, ValueError):
+                content, _ = _read(self._path)
+                if content == self._own:
+                    self._path.unlink()
         self.close()
+
+    def take_over(self) -> None:
+        """The one that ``check`` has found is as good as written by this server."""
+        self._own = self._found
 
     def close(self) -> None:
         """Leave it there, for a server that goes on with the job."""
+        self._own = b""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -276,7 +276,6 @@ class Agent:
 
     def _dial(self) -> None:
         self._missing = self._look_it_up()
-        self._look_again_later()
         if self._guide.key is None:
             self._not_connected([])
             return
@@ -289,6 +288,7 @@ class Agent:
             on_messages=self._received,
             on_end=self._server_ended,
         )
+        self._look_again_later()
 
     def _look_it_up(self) -> str:
         """Read the access file, if there is one; later on a bad one is as good as none."""
@@ -358,13 +358,14 @@ class Agent:
     def _refused_by_all(self, failures: list[Failure]) -> RefusedError | None:
         """The reason to try no more, if there is one; an access file may yet be written anew."""
         refusals = {each.place: each.refusal for each in failures if each.refusal is not None}
-        if self._config.access is not None or len(refusals) < len(self._guide.places):
+        if self._config.access is not None or len(refusals) < len({*self._guide.places}):
             return None
         return next(iter(refusals.values()))
 
     def _dial_later(self) -> None:
         """Try again after a pause that differs from agent to agent, so that they come one by one."""
         self._dial_timer = self._loop.call_in(self._pauses.next(random.random()), self._dial)
+        self._look_again_later()
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         self._connection = None

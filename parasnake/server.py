@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parasnake import __version__, keys, net, payload
-from parasnake.access import Access, AccessFile
+from parasnake.access import MAX_ADDRESSES, Access, AccessFile
 from parasnake.addresses import Place
 from parasnake.checkpoints import Checkpoints
 from parasnake.config import Config
@@ -280,6 +280,8 @@ class Server:
             self._access_before = self._access.check()
         if self._config.journal is not None and self._resume(self._config.journal):
             self._close_generator()
+            if self._access is not None and self._server_before is not None:
+                self._access.take_over()  # so that it is removed
             log.info("%s: the job was done: %s", self._name, self._summary())
             self._feed_no_more()
             return True
@@ -441,10 +443,16 @@ class Server:
             self._feeder.stop()
             self._feeder.clear(self._farm.job.id)
 
+    @property
+    def _server_before(self) -> Access | None:
+        """The access file that an earlier server of this job has left, if it has."""
+        before = self._access_before
+        return before if before is not None and before.job == self._farm.job.id.hex() else None
+
     def _listen(self) -> FoundKey:
         """Listen, where nodes expect the server of this job if there was one before."""
-        config, before = self._config, self._access_before
-        if before is None or before.job != self._farm.job.id.hex():
+        config, before = self._config, self._server_before
+        if before is None:
             key = self._key or FoundKey(keys.generate_key(), "fresh key for the access file")
             self._gate.open(config.bind, config.port, key.key)
             return key
@@ -465,7 +473,7 @@ class Server:
         job = self._farm.job
         file.write(
             Access(
-                tuple(dict.fromkeys(places)), self.port, key.key,
+                tuple(dict.fromkeys(places))[:MAX_ADDRESSES], self.port, key.key,
                 app=job.app, job=job.id.hex(), host=host, pid=os.getpid(),
             )
         )  # fmt: skip

@@ -207,6 +207,19 @@ class TestANode:
         with pytest.raises(ConfigurationError, match="cannot be read: Not a directory"):
             look(path / "job.access")
 
+    def test_a_file_server_that_does_not_answer_is_waited_for(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        guide = look(put(path, ACCESS.text()))
+        with monkeypatch.context() as patched:
+
+            def fail(_: Path) -> int:
+                raise OSError(5, "Input/output error")
+
+            patched.setattr(module, "_open", fail)
+            assert guide.look(0.0) == f"access file {path} cannot be read: Input/output error"
+        assert guide.look(0.0) == ""
+
     def test_what_came_of_a_search(self, path: Path) -> None:
         guide = Guide(path, (), None)
         assert guide.told("there is none", []) == "there is none"
@@ -230,9 +243,9 @@ class TestAServer:
         modes = []
         fill = AccessFile._fill
 
-        def look_and_fill(self: AccessFile, descriptor: int) -> None:
+        def look_and_fill(self: AccessFile, descriptor: int, content: bytes) -> None:
             modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
-            fill(self, descriptor)
+            fill(self, descriptor, content)
 
         monkeypatch.setattr(AccessFile, "_fill", look_and_fill)
         before = os.umask(0)
@@ -291,6 +304,16 @@ class TestAServer:
         file.close()
         file.remove()
         assert look(path).key == KEY
+
+    def test_one_that_was_found_can_be_taken_over(self, path: Path) -> None:
+        """And is removed then, if it is still the same."""
+        for content in (ACCESS.text(), OTHER.text()):
+            file = AccessFile(put(path, ACCESS.text()))
+            file.check()
+            file.take_over()
+            put(path, content)
+            file.remove()
+            assert path.exists() == (content == OTHER.text())
 
     def test_the_folder_of_the_start_counts(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

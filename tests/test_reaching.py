@@ -204,6 +204,20 @@ class TestTheEndOfAServer:
         assert "is back, connected to the server" in agent.err
         assert not farm.access.exists()
 
+    def test_a_job_that_was_done_needs_the_file_no_more(self, farm: Farm) -> None:
+        """Its server was killed between the last result and the removal, say."""
+        journal = ("--journal", "job.journal", "--count", "3")
+        server = farm.serve("squares.py", *journal)
+        left = farm.access.read_text()
+        agent = farm.agent("squares.py")
+        assert (server.wait(), agent.wait()) == (0, 0)
+        farm.access.touch(0o600)
+        farm.access.write_text(left)
+        again = farm.start("squares.py", "--server", "--access", str(farm.access), *journal)
+        assert again.wait() == 0, again.err
+        assert again.out == server.out
+        assert not farm.access.exists()
+
     def test_killed_and_started_again_it_serves_copies_of_the_file_too(self, farm: Farm) -> None:
         """Such as those in other clusters, which nobody copies again."""
         journal = ("--journal", "job.journal", "--count", "2")

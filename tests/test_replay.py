@@ -343,12 +343,12 @@ class TestResume:
         def end() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-        app, _ = collector(numbers, 20, end=end)
+        app, _ = collector(many, 20, end=end)
         with pytest.raises(Interrupted):
             run(app, path)
         assert "test: start it again with the same journal to go on" in log.messages
-        app, _ = collector(numbers)
-        assert sorted(run(app, path)) == list(range(300))
+        app, _ = collector(many)
+        assert sorted(run(app, path)) == list(many())
 
     def test_a_stop_during_replay(self, path: Path) -> None:
         app, _ = collector(numbers, stop_after=50)
