@@ -13,6 +13,7 @@ from parasnake.app import Parasnake
 from parasnake.config import Config
 from parasnake.core.ids import NodeId
 from parasnake.errors import (
+    BatchError,
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "BatchError",
     "Config",
     "ConfigurationError",
     "ConnectError",

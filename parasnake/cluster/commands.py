@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from os import environ
+from pathlib import Path
 from typing import IO
 
 from parasnake.errors import BatchError
@@ -30,8 +31,8 @@ _OF_THE_USER = (
 )
 
 
-def run(command: list[str]) -> str:
-    """Run a command and return what it has written to standard output.
+def run(command: list[str], folder: Path | None = None) -> str:
+    """Run a command in a folder and return what it has written to standard output.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def run(command: list[str]) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-            timeout=MAX_SECONDS, env=environment(environ),
+            timeout=MAX_SECONDS, env=environment(environ), cwd=folder,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise no_answer(command) from None
@@ -97,10 +98,15 @@ class Command:
     Parameters
     ----------
     on_done: gets what it has written to standard output, or why it has failed; from the loop
+    folder: where it runs
     """
 
     def __init__(
-        self, loop: Loop, command: list[str], on_done: Callable[[str | BatchError], None]
+        self,
+        loop: Loop,
+        command: list[str],
+        on_done: Callable[[str | BatchError], None],
+        folder: Path | None = None,
     ) -> None:
         self._loop = loop
         self._command = command
@@ -112,7 +118,7 @@ class Command:
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                bufsize=0, start_new_session=True, env=environment(environ),
+                bufsize=0, start_new_session=True, env=environment(environ), cwd=folder,
             )  # fmt: skip
         except OSError as error:
             failed = not_run(command, error)

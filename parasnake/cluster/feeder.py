@@ -23,7 +23,7 @@ from parasnake.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 8.0
+LEAVE_SECONDS = 3.0
 """How long batch jobs have to end by themselves when the job is done; then they are cancelled."""
 CLEAR_SECONDS = 60.0
 """How long it is looked, at the most, until none is left."""
@@ -130,7 +130,9 @@ class Feeder:
     def _run(self, command: list[str], then: Callable[[str | BatchError], None]) -> None:
         assert self._loop is not None
         log.debug("%s: %s", self._app_name, " ".join(command))
-        self._command = commands.Command(self._loop, command, functools.partial(self._done, then))
+        self._command = commands.Command(
+            self._loop, command, functools.partial(self._done, then), self._order.start.folder
+        )
 
     def _done(self, then: Callable[[str | BatchError], None], said: str | BatchError) -> None:
         self._command = None

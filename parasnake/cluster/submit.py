@@ -44,7 +44,7 @@ def submit(order: Order, cpus: int | None) -> None:
     system = find_system(order.system)
     request = request_for(order, system, cpus)
     path = write(order, system, request)
-    print(system.submitted(run(system.submit(request, path))))
+    print(system.submitted(run(system.submit(request, path), order.start.folder)))
     log.info("submitted %d nodes; their script and output: %s", order.nodes, order.folder)
 
 
@@ -55,18 +55,19 @@ def request_for(order: Order, system: BatchSystem, cpus: int | None) -> Request:
 
 
 def script_file(order: Order) -> Path:
-    """Return where the script of the nodes is."""
-    return order.folder / f"{order.system}.sh"
+    """Return where the script of the nodes is, seen from the folder where they start."""
+    return Path(order.folder.name) / f"{order.system}.sh"
 
 
 def write(order: Order, system: BatchSystem, request: Request) -> Path:
-    """Write the script of the nodes, and make the folder for their output.
+    """Write the script of the nodes, and make the folder for their output; see `script_file`.
 
     Raises
     ------
     ConfigurationError: that cannot be done there
     """
-    path = script_file(order)
+    name = script_file(order)
+    path = order.start.folder / name
     text = script.text(system, request, order.start, os.environ)
     try:
         order.folder.mkdir(exist_ok=True)
@@ -77,7 +78,7 @@ def write(order: Order, system: BatchSystem, request: Request) -> Path:
             f"{path} cannot be written ({error.strerror}); allowed with --submit: a working folder "
             "that this machine and the nodes share"
         ) from error
-    return path
+    return name
 
 
 def find_system(name: str) -> BatchSystem:

@@ -176,10 +176,10 @@ class Fleet:
 
     def cancelled(self) -> None:
         """They are cancelled, or could not be: the next list tells."""
-        if isinstance(self._doing, Cancel):
-            for each in self._rounds:
-                each.jobs -= set(self._doing.jobs)
-            self._rounds = [each for each in self._rounds if each.jobs]
+        assert isinstance(self._doing, Cancel)
+        for each in self._rounds:
+            each.jobs -= set(self._doing.jobs)
+        self._rounds = [each for each in self._rounds if each.jobs]
         self._doing = None
 
     # ---- decisions

@@ -75,7 +75,7 @@ def test_a_dry_run_shows_the_whole_script_and_does_nothing(folder: Path) -> None
         f"cd '{quoted}' || exit 1",
         f"exec {sys.executable} odd.py --workers auto --size 7 --ip login -v 'a b'",
         "",
-        f"# To submit it: sbatch --parsable --mem 64G '{quoted}/odd.nodes/slurm.sh'",
+        "# To submit it: sbatch --parsable --mem 64G odd.nodes/slurm.sh",
     ]
     assert [path.name for path in folder.iterdir()] == ["odd.py"]
 
@@ -95,7 +95,8 @@ def test_the_script_for_pbs_starts_the_same_in_the_same_folder(folder: Path) -> 
     }
     subprocess.run(["sh", "-c", shown.stdout], env=job, check=True, timeout=60)
     written = (folder / "odd.nodes" / "pbs-123-4.out").read_text()
-    assert written == f"{folder} ['--workers', 'auto', 'a $b'] 3200\n"
+    options = ["--workers", "auto", "--access", "odd.access", "a $b"]
+    assert written == f"{folder} {options} 3200\n"
 
 
 @pytest.mark.parametrize(

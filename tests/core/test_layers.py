@@ -57,6 +57,7 @@ LAYERS = [
             "agent",
             "chaos",
             "checkpoints",
+            "cluster",
             "crowd",
             "dial",
             "gate",
@@ -99,6 +100,7 @@ CORE = [
     "scheduler",
     "farm",
     "crew",
+    "fleet",
 ]
 """The modules of the core; each imports only those before it."""
 
