@@ -189,7 +189,7 @@ class Config:
     compression: whether data and results are compressed; "auto": where a slow link makes it pay
     max_attempts: how many failures of its own a task may have
     max_losses: on how many lost nodes a task may have been running
-    secret_key: the 32 bytes that server and nodes share; None: see `keys.find_key`
+    secret_key: the 32 bytes that server and nodes share; None: see docs/security.md
     key_file: a file to read the key from; not looked at if there is a ``secret_key``
     journal: the file from which the server can go on after any end; None: it keeps none
     chaos: the seed from which a local run is disturbed at random; None: it is not
@@ -327,10 +327,10 @@ class Config:
         Then come the file that ``config`` names in one of them, and the defaults. ``secret_key``
         and ``key_file`` are two ways to give one thing: the first place with either of them wins.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         arguments: what the script gives; ``None`` stands for "not given", here and everywhere
-        command_line: the options, as text or as values; see `cli.settings_from`
+        command_line: the options, as text or as values
         environ: variables called ``PARASNAKE_`` and the name of a setting in capitals
 
         Raises

@@ -29,7 +29,12 @@ from __future__ import annotations
 
 
 class ParasnakeError(Exception):
-    """Root of all errors of this library."""
+    """Root of all errors of this library.
+
+    Attributes
+    ----------
+    exit_status: what ``main()`` and the command exit with
+    """
 
     exit_status = 1
 
@@ -144,7 +149,12 @@ class JournalError(ParasnakeError):
 
 
 class HookError(ParasnakeError):
-    """A hook on the server raised; ``__cause__`` is the user's own exception."""
+    """A hook on the server raised; ``__cause__`` is the user's own exception.
+
+    Attributes
+    ----------
+    hook: which one: "result", for instance
+    """
 
     def __init__(self, hook: str) -> None:
         super().__init__(f"the hook @app.{hook} raised an exception; the job has been stopped")

@@ -36,7 +36,7 @@ class PSConfiguration:
 
     Raises
     ------
-    LegacyConfigurationError: a wrong value, here or when it is assigned. It is a
+    errors.LegacyConfigurationError: a wrong value, here or when it is assigned. It is a
         ``ConfigurationError`` and an ``AssertionError``
     """
 
@@ -61,7 +61,7 @@ class PSConfiguration:
 
         Raises
         ------
-        LegacyConfigurationError: a wrong value, or no ``secret_key``
+        errors.LegacyConfigurationError: a wrong value, or no ``secret_key``
         OSError, ValueError: the file cannot be read, or is no JSON
         """
         with Path(file_name).open(encoding="utf-8-sig") as file:

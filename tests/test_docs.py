@@ -9,11 +9,15 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+import os
 import re
 import shlex
+import shutil
 import socket
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +34,7 @@ from parasnake.core import messages, noise, records, session
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 # ---- reading Markdown
@@ -54,7 +58,7 @@ class Block:
     prints: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def read_blocks(page: Path) -> Iterator[Block]:
@@ -63,7 +67,7 @@ def read_blocks(page: Path) -> Iterator[Block]:
     mark = ""
     while number < len(lines):
         line = lines[number]
-        fence = re.match(r"( *)```(\w*)$", line)
+        fence = re.match(r"( *)```(\w*|\{\w+\})$", line)
         if fence is None:
             comment = re.match(r" *<!-- (\w+) -->$", line)
             mark = comment[1] if comment else ""
@@ -72,7 +76,8 @@ def read_blocks(page: Path) -> Iterator[Block]:
         indent, begin = len(fence[1]), number + 1
         number = next(at for at in range(begin, len(lines)) if lines[at].strip() == "```")
         text = "".join(f"{inside[indent:]}\n" for inside in lines[begin:number])
-        yield Block(page, begin, fence[2], text, mark)
+        if not fence[2].startswith("{"):  # a directive of the site's generator
+            yield Block(page, begin, fence[2], text, mark)
         mark = ""
         number += 1
 
@@ -88,8 +93,10 @@ BLOCKS = [block for page in PAGES for block in with_output(list(read_blocks(page
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 FRAGMENTS = [block for block in PYTHON if block.mark == "fragment"]
 CLASS_PROGRAMS = [block for block in PYTHON if "(PSServer)" in block.text]
-SCRIPTS = [block for block in PYTHON if block not in (*FRAGMENTS, *CLASS_PROGRAMS)]
+MPI_PROGRAMS = [block for block in PYTHON if block.mark == "mpi"]
+SCRIPTS = [block for block in PYTHON if block not in (*FRAGMENTS, *CLASS_PROGRAMS, *MPI_PROGRAMS)]
 SHELL = [block for block in BLOCKS if block.language == "shell"]
+BATCH_SCRIPTS = [block for block in BLOCKS if block.language == "bash"]
 SETTINGS = [block for block in BLOCKS if block.language in ("toml", "json")]
 
 
@@ -114,17 +121,32 @@ def code_in(cell: str) -> list[str]:
 
 
 def test_there_is_something_to_test() -> None:
-    assert {block.language for block in BLOCKS} == {"python", "shell", "text", "toml", "json"}
+    languages = {"python", "shell", "bash", "text", "toml", "json", "dockerfile"}
+    assert {block.language for block in BLOCKS} == languages
     assert len(SCRIPTS) >= 5
     assert len(FRAGMENTS) >= 6
     assert len(CLASS_PROGRAMS) == 1
-    assert {block.mark for block in BLOCKS} == {"", "fragment", "prints"}
+    assert len(MPI_PROGRAMS) >= 2
+    assert {block.mark for block in BLOCKS} == {"", "fragment", "mpi", "prints"}
 
 
-def run(text: str, options: list[str], folder: Path) -> str:
+FIXED_PORT = 3199
+"""For a script on a page that needs one: where it runs, it gets a free one."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def run(
+    text: str, options: list[str], folder: Path, *, python: Sequence[str] = (sys.executable,)
+) -> str:
     script = folder / "script.py"
-    script.write_text(text)
-    with Program(script, options, folder, environ=environment(folder)) as program:
+    script.write_text(text.replace(str(FIXED_PORT), str(free_port())))
+    (folder / "measurements.txt").write_text("".join(f"{number}\n" for number in range(1000)))
+    with Program(script, options, folder, environ=environment(folder), python=python) as program:
         assert program.wait() == 0, program.err
         assert "WARNING" not in program.err
         return program.out
@@ -135,6 +157,18 @@ def test_scripts_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
     options = ["--local", "2"] if "app.main(" in block.text else []
     assert block.prints, "a script should show what it prints"
     assert run(block.text, options, tmp_path) == block.prints
+
+
+@pytest.mark.parametrize("block", MPI_PROGRAMS, ids=str)
+def test_mpi_programs_print_what_the_page_says(block: Block, tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed")
+    beside = Path(sys.executable).parent
+    mpiexec = shutil.which("mpiexec", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
+    if mpiexec is None:
+        pytest.skip("there is no mpiexec")
+    rights = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    ranks = [*rights, "--oversubscribe", "-n", "3"]
+    assert run(block.text, [], tmp_path, python=[mpiexec, *ranks, sys.executable]) == block.prints
 
 
 @pytest.mark.parametrize("block", FRAGMENTS, ids=str)
@@ -149,10 +183,8 @@ def test_fragments_are_part_of_a_job_that_ends(block: Block, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("block", CLASS_PROGRAMS, ids=str)
 def test_class_programs_run_as_server_and_node(block: Block, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     script = tmp_path / "script.py"
-    text, found = re.subn(r"(?<=server_port = )\d+", str(port), block.text)
+    text, found = re.subn(r"(?<=server_port = )\d+", str(free_port()), block.text)
     assert found == 1
     script.write_text(text)
     environ = environment(tmp_path)
@@ -178,18 +210,49 @@ def test_files_with_settings_can_be_loaded(block: Block, tmp_path: Path) -> None
 
 
 def commands() -> list[tuple[Block, list[str]]]:
-    found = []
-    for block in SHELL:
-        for line in block.text.splitlines():
-            words = shlex.split(line, comments=True)
-            parts: list[list[str]] = [[]]
-            for word in words:
-                if word in ("&&", "&"):
-                    parts.append([])
-                else:
-                    parts[-1].append(word)
-            found += [(block, part) for part in parts if part]
-    return found
+    return [
+        (block, part)
+        for block in SHELL
+        for line in block.text.splitlines()
+        for part in simple_commands(shlex.split(line, comments=True))
+    ]
+
+
+@pytest.mark.parametrize("block", BATCH_SCRIPTS, ids=str)
+def test_batch_scripts_become_a_node_with_options_that_exist(block: Block) -> None:
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=60)
+    *_, last = block.text.splitlines()
+    words = shlex.split(last)
+    assert words[0] == "exec", "signals would not reach the node"
+    for inner in inner_commands(words):
+        check_command(block, inner)
+
+
+def simple_commands(words: list[str]) -> Iterator[list[str]]:
+    """Split a line of shell; leave out what stands before a command, and where its output goes."""
+    part: list[str] = []
+    for word in [*words, "&"]:
+        if word not in ("&&", "&"):
+            part.append(word)
+            continue
+        kept = [each for each in part if not re.match(r"\d?>", each)]
+        kept = list(itertools.dropwhile(lambda each: re.match(r"[A-Z_]+=", each), kept))
+        for wrapper in (["exec"], ["nohup"], ["nice", "-n", "19"]):
+            if kept[: len(wrapper)] == wrapper:
+                kept = kept[len(wrapper) :]
+        if kept:
+            yield kept
+        part = []
+
+
+def inner_commands(words: list[str]) -> Iterator[list[str]]:
+    """What ssh and the like are to start: in one word, or from "python" or a script on."""
+    for number, word in enumerate(words):
+        if "python " in word:
+            yield from simple_commands(shlex.split(word))
+        elif word in ("python", "squares.py"):
+            yield from simple_commands([*["python"][: word != "python"], *words[number:]])
+            return
 
 
 def example_parser(script: str) -> argparse.ArgumentParser:
@@ -212,21 +275,30 @@ def benchmarks(module: str) -> ModuleType:
 
 @pytest.mark.parametrize(("block", "words"), commands(), ids=lambda x: str(x).replace(" ", ""))
 def test_commands_have_options_that_exist(block: Block, words: list[str]) -> None:
+    check_command(block, words)
+
+
+def check_command(block: Block, words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     program, *arguments = words
     match program.removeprefix(".venv/bin/"), arguments:
         case "python" | "python3", ["-m", "venv", ".venv"]:
             pass
+        case ".", [".venv/bin/activate"]:
+            pass
         case "python", ["-m", "pytest", *options]:
             assert set(options) <= {"-q"}
         case "python", ["-m", "tests.simulation", *options]:
             simulation_parser().parse_args(options)
+        case "python", ["-m", "sphinx", "-W", "--keep-going", "-q", "docs", "build/site"]:
+            assert "sphinx -W --keep-going -q -E docs build/site" in (ROOT / ".ci/run").read_text()
         case "python", ["tests/benchmarks/compare.py", *options]:
             benchmarks("compare").make_parser().parse_args(options)
         case "python", [script, *options] if script.startswith("examples/"):
             example_parser(script).parse_args(options)
         case "python", ["squares.py" | "primes.py", *options]:
-            cli.make_parser("docs").parse_args(cli.split(options)[0])
+            words, _for_the_batch_system = cli.split(options)
+            cli.batch_options(cli.make_parser("docs").parse_args(words))
         case "pip", ["install", *options]:
             target = next(word for word in options if not word.startswith("-"))
             extra = re.fullmatch(r"\.(?:\[(\w+)])?", target)
@@ -240,8 +312,11 @@ def test_commands_have_options_that_exist(block: Block, words: list[str]) -> Non
             pass
         case ".ci/run", []:
             assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
-        case "ssh" | "scp", _:
+        case "scp" | "squeue" | "scancel" | "qsub" | "qstat" | "qdel", _:
             pass
+        case "ssh" | "docker" | "apptainer" | "sbatch" | "srun", _:
+            for inner in inner_commands(words):
+                check_command(block, inner)
         case _:
             pytest.fail(f"{block}: nobody checks {words}")
 
@@ -293,8 +368,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text()
-    for page in DOCS.glob("*.md"):
-        assert f"(docs/{page.name})" in text
+    for page in DOCS.rglob("*.md"):
+        assert f"({page.relative_to(ROOT).as_posix()})" in text
 
 
 # ---- what they say is so
@@ -399,7 +474,7 @@ def test_every_dependency_has_its_line() -> None:
     rows = [code_in(row[0])[0] for row in read_table("design.md", "package")]
     assert rows == [_package(text) for text in project["dependencies"]]
     text = (DOCS / "design.md").read_text()
-    for name in ("test", "dev", "examples"):
+    for name in ("test", "docs", "dev", "examples"):
         for requirement in project["optional-dependencies"][name]:
             package = _package(requirement)
             assert package == "parasnake" or f"`{package}`" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -246,3 +247,18 @@ def test_the_scripts_of_the_examples(cluster: Cluster) -> None:
         cluster.open_gate()
         assert server.wait(60) == 0, server.err
     cluster.check_image()
+
+
+def test_the_tutorial_leads_to_a_cluster_as_it_says(cluster: Cluster) -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    script = cluster.folder / "primes.py"
+    script.write_text(re.findall(r"(?s)```python\n(.*?)```", page)[0])
+    lines = page.partition("\n## On a cluster\n")[2].partition("\n## ")[0].splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("python ")]
+    assert [command[:2] for command in commands] == [["python", "primes.py"]] * 2
+    server_options, node_options = (command[2:] for command in commands)
+    with Program(script, server_options, cluster.folder, environ=cluster.environ) as server:
+        with Program(script, node_options, cluster.folder, environ=cluster.environ) as nodes:
+            assert nodes.wait() == 0, nodes.err
+        assert server.wait(180) == 0, server.err
+        assert f"```text\n{server.out}```" in page
