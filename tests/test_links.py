@@ -281,12 +281,13 @@ def test_a_link_knows_how_fast_it_sends_and_receives(both_tcp: Both) -> None:
     server, agent = both_tcp.server, both_tcp.agent
     server.on_pace = lambda: told.append(server.receiving.bytes_per_second)
     speed = carry(both_tcp, 20 << 20, sender=server)
-    assert server.sending.bytes_per_second == pytest.approx(speed, rel=0.5)
-    assert agent.receiving.bytes_per_second == pytest.approx(speed, rel=0.5)
+    assert speed / 3 < server.sending.bytes_per_second < 3 * speed
+    assert speed / 3 < agent.receiving.bytes_per_second < 3 * speed
     assert server.receiving.bytes_per_second == agent.sending.bytes_per_second == FAST
     assert told == []
     speed = carry(both_tcp, 20 << 20, sender=agent)
-    assert told[-1] == server.receiving.bytes_per_second == pytest.approx(speed, rel=0.5)
+    assert told[-1] == server.receiving.bytes_per_second
+    assert speed / 3 < told[-1] < 3 * speed
 
 
 def test_a_link_that_is_not_waited_for_is_fast(both_tcp: Both) -> None:
