@@ -145,18 +145,27 @@ class Child:
         try:
             ours, theirs = os.pipe()
         except OSError:
-            with suppress(OSError):
-                self.channel.send(b"\0")
+            self._open_no_answers()
             return None
         import fcntl  # there is none on Windows, which has no workers
 
         with suppress(OSError, AttributeError):  # Linux; and a user may have only so much in all
             fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _ANSWER_BYTES)
-        with suppress(OSError):  # it has died already
+        try:
             socket.send_fds(self.channel, [b"\0"], [theirs])
-        os.close(theirs)
+        except OSError:  # it has died already, or too many are on their way in this system
+            os.close(ours)
+            self._open_no_answers()
+            return None
+        finally:
+            os.close(theirs)
         os.set_blocking(ours, False)
         return ours
+
+    def _open_no_answers(self) -> None:
+        """Let it know that there is no pipe: it waits for one."""
+        with suppress(OSError):
+            self.channel.send(b"\0")
 
     def terminate(self) -> None:
         """Ask an agent to leave, by SIGTERM; a worker takes no notice."""

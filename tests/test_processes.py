@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import entries
 import psutil  # type: ignore[import-untyped]  # its types are not installed
@@ -379,10 +380,23 @@ class TestAnswers:
         assert select.select([child.channel], [], [], TIMEOUT_S)[0]
         assert child.channel.recv(100) == b"by the pipe"
 
+    def test_nor_does_it_wait_for_a_pipe_that_cannot_be_sent(
+        self, start_child: StartChild, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The system limits how many descriptors are on their way at a time."""
+        child = start_child(entries.answer, method="fork")
+
+        def too_many(*_: object) -> NoReturn:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+        monkeypatch.setattr(socket, "send_fds", too_many)
+        assert child.open_answers() is None
+        child.channel.send(b"!")
+        assert select.select([child.channel], [], [], TIMEOUT_S)[0]
+        assert child.channel.recv(100) == b"by the pipe"
+
     def test_one_that_is_dead_already_makes_no_trouble(self, start_child: StartChild) -> None:
         child = start_child(entries.leave, method="fork")
         wait_for_death(child)
-        answers = child.open_answers()
-        assert answers is not None
-        assert os.read(answers, 1) == b""
-        os.close(answers)
+        assert child.open_answers() is None
+        assert child.channel.recv(1) == b""
