@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import selectors
 import signal
 import socket
@@ -25,6 +26,10 @@ WRITE = selectors.EVENT_WRITE
 SCRATCH_BYTES = 1 << 22
 MAX_WAIT_S = 86400.0
 """epoll counts milliseconds in 31 bits."""
+EAGER_SECONDS = 0.0002
+"""After a wait that was no longer than this the next one begins with looking instead of sleeping."""
+
+_give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
 
 Handler = Callable[[int], None]
 """Is called with the events (``READ``, ``WRITE`` or both) that are ready."""
@@ -63,6 +68,7 @@ class Loop:
         self.watch(self._wake_in, READ, self._woken)
         self.scratch = memoryview(untouched(SCRATCH_BYTES))
         """Room for one read from any socket; what shall be kept must be copied out of it."""
+        self._eager = False
         self.waited = 0.0
         """Seconds spent in waiting: a clock that stands still while anything is done."""
 
@@ -194,8 +200,26 @@ class Loop:
     def _select(self, until: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         # ``wait`` gives what this returns no name: an error that is kept keeps the frames behind it.
         timeout, begin = self._timeout(until), self.now()
-        ready = self._selector.select(timeout)
-        self.waited += self.now() - begin
+        ready = self._look(begin, timeout) if self._eager else []
+        if not ready:
+            ready = self._selector.select(timeout)
+        waited = self.now() - begin
+        self.waited += waited
+        if timeout != 0.0:
+            self._eager = waited < EAGER_SECONDS and _give_way is not None
+        return ready
+
+    def _look(self, begin: float, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Look again and again for a moment: who sleeps wakes up late, and with cold caches.
+
+        Whoever else wants the processor gets it.
+        """
+        assert _give_way is not None
+        until = begin + EAGER_SECONDS
+        if timeout is not None and timeout < EAGER_SECONDS:
+            return []
+        while not (ready := self._selector.select(0)) and self.now() < until:
+            _give_way()
         return ready
 
     def _timeout(self, until: float | None) -> float | None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from parasnake.loop import MAX_WAIT_S, READ, WRITE, Loop
+from parasnake.loop import EAGER_SECONDS, MAX_WAIT_S, READ, WRITE, Loop
 
 SOON_S = 10.0
 """No test waits that long; only one that fails."""
@@ -299,7 +299,8 @@ def test_waits_that_the_kernel_cannot_count_are_cut(loop: Loop) -> None:
             return getattr(selector, name)
 
         def select(self, timeout: float | None) -> list[object]:
-            waited.append(timeout)
+            if timeout != 0:  # else it only looks
+                waited.append(timeout)
             return []
 
     loop._selector = Noting()  # type: ignore[assignment]  # it stands in for one
@@ -311,6 +312,94 @@ def test_waits_that_the_kernel_cannot_count_are_cut(loop: Loop) -> None:
     loop._selector = selector
     assert waited[:3] == [None, MAX_WAIT_S, MAX_WAIT_S]
     assert waited[3] == pytest.approx(3600, abs=60)
+
+
+# --- looking instead of sleeping
+
+
+class Script:
+    """A selector and a clock: each select takes its time, and may find something at its end."""
+
+    def __init__(self, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.time = 0.0
+        self.asked: list[float | None] = []
+        self.takes: list[tuple[float, bool]] = []
+        self.gave_way = 0
+        self._selector = loop._selector
+        [self._key] = loop._watched.values()
+        monkeypatch.setattr(loop, "now", lambda: self.time)
+        monkeypatch.setattr(loop, "_selector", self)
+        monkeypatch.setattr("parasnake.loop._give_way", self._give_way)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._selector, name)
+
+    def select(self, timeout: float | None) -> list[object]:
+        self.asked.append(timeout)
+        seconds, found = self.takes.pop(0)
+        self.time += seconds
+        return [(self._key, READ)] if found else []
+
+    def _give_way(self) -> None:
+        self.gave_way += 1
+
+
+SHORT, LONG = EAGER_SECONDS / 4, EAGER_SECONDS * 4
+
+
+def test_after_a_short_wait_it_looks_before_it_sleeps(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that answers at once is worth to be looked for: to fall asleep costs more."""
+    script = Script(loop, monkeypatch)
+    script.takes = [(SHORT, True), (SHORT, False), (SHORT, False), (SHORT, True)]
+    loop.wait()
+    loop.wait()
+    assert script.asked == [None, 0, 0, 0]
+    assert script.gave_way == 2, "others may have the processor between two looks"
+
+
+def test_it_does_not_look_for_long(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(loop, monkeypatch)
+    script.takes = [(SHORT, True), *[(SHORT, False)] * 4, (LONG, True), (LONG, True)]
+    loop.wait()
+    loop.wait(1000.0)
+    assert script.asked == [None, 0, 0, 0, 0, 1000.0 - SHORT]
+    loop.wait()
+    assert script.asked[6:] == [None], "after a long wait it sleeps at once"
+
+
+def test_what_was_there_already_says_nothing_about_waits(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy process that looks what has come, between two pieces of work, does not become eager."""
+    script = Script(loop, monkeypatch)
+    script.takes = [(LONG, True), (0.0, True), (0.0, False), (LONG, True)]
+    loop.wait()
+    loop.wait(0.0)
+    loop.wait(0.0)
+    loop.wait()
+    assert script.asked == [None, 0.0, 0.0, None]
+    assert not script.gave_way
+
+
+def test_a_timer_that_is_due_sooner_is_not_looked_past(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(loop, monkeypatch)
+    script.takes = [(SHORT, True), (SHORT, False)]
+    loop.wait()
+    loop.wait(2 * SHORT)
+    assert script.asked == [None, SHORT]
+
+
+def test_where_nobody_can_give_way_it_sleeps(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(loop, monkeypatch)
+    monkeypatch.setattr("parasnake.loop._give_way", None)
+    script.takes = [(SHORT, True), (SHORT, True)]
+    loop.wait()
+    loop.wait()
+    assert script.asked == [None, None]
 
 
 # --- other threads
