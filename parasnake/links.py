@@ -261,21 +261,15 @@ class Connection(Link):
     def _read_some(self) -> None:
         session = self._session
         space = session.space
-        if space is None:
-            room = self._loop.scratch[: session.read_limit]
-            asked = len(room)
-            count = self._socket.recv_into(room)
-            take = (lambda: session.receive(room[:count])) if count else None
-        else:
-            asked = len(space)
-            count = self._socket.recv_into(space)
-            take = (lambda: session.filled(count)) if count else None
-        if take is None:
+        room = self._loop.scratch if space is None else space
+        asked = session.read_limit if space is None else len(space)
+        count = self._socket.recv_into(room, asked)
+        if not count:
             session.receive_end()
             self._end_of_file()
             return
         try:
-            messages = take()
+            messages = session.receive(room[:count]) if space is None else session.filled(count)
         except ProtocolError:
             self._send_last_words()
             raise

@@ -531,11 +531,13 @@ class Server:
                 self._journal.commit()  # hand-outs are on the disk before they go out, in the wait
             self._throttle()
             now = self._loop.now()
-            self._loop.wait(now if more else self._deadline(now))
-            self._tick(now)
+            deadline = now if more else self._deadline(now)
+            self._loop.wait(deadline)
+            if deadline is not None and now >= deadline:
+                self._tick(now)
 
     def _tick(self, listened_at: float) -> None:
-        """Look who has been silent until it was last looked what has come.
+        """Look who had been silent until it was last looked what has come.
 
         Not until now: this process may have been stopped, or slow, since then.
         """

@@ -379,8 +379,8 @@ OWN_BUFFER = 1 << 16
 """A payload that makes a body longer than this is sent from where it is, and received the same way."""
 
 
-_RESULT = LAYOUTS[Result]
-_pack_result = _RESULT.head.pack
+_RESULT, _TASK = LAYOUTS[Result], LAYOUTS[Task]
+_pack_result, _pack_task = _RESULT.head.pack, _TASK.head.pack
 
 
 def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
@@ -392,6 +392,11 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
         node, task, attempt, seconds, (part,) = message
         length = _RESULT.struct.size + len(part)
         head = _pack_result(_RESULT.kind, length, node, task, attempt, seconds)
+        return [head + part] if length <= OWN_BUFFER else [head, part]
+    if type(message) is Task and len(message.payload) == 1:  # somebody may wait for it
+        node, task, attempt, (part,) = message
+        length = _TASK.struct.size + len(part)
+        head = _pack_task(_TASK.kind, length, node, task, attempt)
         return [head + part] if length <= OWN_BUFFER else [head, part]
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
@@ -489,11 +494,14 @@ def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any
     size = layout.struct.size
     if len(body) < size:
         raise MessageError(f"a {kind.__name__} message is too short")
-    fields: list[Any] = list(layout.struct.unpack_from(body))
+    fixed = layout.struct.unpack_from(body)
     for index in layout.times:
-        if not 0 <= fields[index] < math.inf:
+        if not 0 <= fixed[index] < math.inf:
             raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     rest = body[size:]
+    if layout.payload and not layout.texts:
+        return kind(*fixed, (bytes(rest),) if len(rest) else ())
+    fields = list(fixed)
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
         return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "", "")
     if layout.texts:
@@ -637,7 +645,10 @@ class AnswerReader(MessageReader):
 
 
 def _gather(view: memoryview, messages: list[Any]) -> int:
-    """Append the small results with which ``view`` begins, as one; return how many bytes they took."""
+    """Append the small results with which ``view`` begins, as one message.
+
+    Returns how many bytes they took.
+    """
     unpack, head_bytes = _RESULT.head.unpack_from, _RESULT.head.size
     data = bytes(view[:RUN_BYTES])
     run: list[tuple[TaskId, Attempt, float, Parts]] = []
@@ -656,7 +667,7 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
         run.append((task, attempt, seconds, (data[start:stop],)))
         end = stop
     if node is not None:
-        messages.append(Results(node, run))
+        messages.append(Results(node, run) if len(run) > 1 else Result(node, *run[0]))
     return end
 
 

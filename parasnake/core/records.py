@@ -8,6 +8,8 @@ open, and nothing after it does.
 
 from __future__ import annotations
 
+from struct import Struct
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -23,6 +25,7 @@ OVERHEAD = LENGTH_BYTES + TAG_BYTES
 REKEY_INTERVAL = 1 << 16
 
 _REKEY_NONCE = nonce(2**64 - 1)
+_LENGTH = Struct(">I")
 
 
 class _Cipher:
@@ -32,31 +35,37 @@ class _Cipher:
         self._aead = AESGCM(key)
         self._counter = 0
 
-    def _next(self) -> tuple[AESGCM, bytes]:
-        """Return the key and the nonce for the next record: together, because a rekey changes both."""
-        if self._counter == REKEY_INTERVAL:
+    def _next(self) -> bytes:
+        """Return the nonce for the next record; to be called before its key is used."""
+        counter = self._counter
+        if counter == REKEY_INTERVAL:
             new_key = self._aead.encrypt(_REKEY_NONCE, bytes(KEY_BYTES), None)[:KEY_BYTES]
             self._aead = AESGCM(new_key)
-            self._counter = 0
-        value = nonce(self._counter)
-        self._counter += 1
-        return self._aead, value
+            counter = 0
+        self._counter = counter + 1
+        return nonce(counter)
 
 
 class Sealer(_Cipher):
-    """Turns plaintext into records."""
+    """Turns plaintext into records, of at most ``MAX_PLAINTEXT`` bytes each."""
+
+    def seal(self, plaintext: Buffer) -> bytes:
+        """Return one record."""
+        length = _LENGTH.pack(len(plaintext) + TAG_BYTES)
+        value = self._next()
+        return length + self._aead.encrypt(value, plaintext, length)
 
     def seal_into(self, plaintext: Buffer, record: memoryview) -> int:
         """Write one record to the start of ``record`` and return its length in bytes.
 
-        ``plaintext`` has at most ``MAX_PLAINTEXT`` bytes, ``record`` room for ``OVERHEAD`` more.
+        It has room for ``OVERHEAD`` bytes more than ``plaintext`` has.
         """
         size = len(plaintext) + TAG_BYTES
-        length = size.to_bytes(LENGTH_BYTES, "big")
+        length = _LENGTH.pack(size)
         end = LENGTH_BYTES + size
         record[:LENGTH_BYTES] = length
-        aead, value = self._next()
-        aead.encrypt_into(value, plaintext, length, record[LENGTH_BYTES:end])
+        value = self._next()
+        self._aead.encrypt_into(value, plaintext, length, record[LENGTH_BYTES:end])
         return end
 
 
@@ -65,26 +74,26 @@ class Opener(_Cipher):
 
     def open(self, ciphertext: Buffer) -> bytes:
         """Return the plaintext of one record, or raise ``RecordError``."""
-        length = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
-        aead, value = self._next()
+        length = _LENGTH.pack(len(ciphertext))
+        value = self._next()
         try:
-            return aead.decrypt(value, ciphertext, length)
+            return self._aead.decrypt(value, ciphertext, length)
         except InvalidTag as error:
             raise RecordError("a record does not authenticate") from error
 
     def open_into(self, ciphertext: Buffer, plaintext: memoryview) -> None:
         """Decrypt one record straight into ``plaintext``, which has just the right length."""
-        length = len(ciphertext).to_bytes(LENGTH_BYTES, "big")
-        aead, value = self._next()
+        length = _LENGTH.pack(len(ciphertext))
+        value = self._next()
         try:
-            aead.decrypt_into(value, ciphertext, length, plaintext)
+            self._aead.decrypt_into(value, ciphertext, length, plaintext)
         except InvalidTag as error:
             raise RecordError("a record does not authenticate") from error
 
 
-def ciphertext_length(length: Buffer) -> int:
-    """Read a record's length field, or raise ``RecordError`` if no record is that long."""
-    size = int.from_bytes(length, "big")
+def ciphertext_length(data: Buffer, start: int = 0) -> int:
+    """Read the length field that begins there, or raise ``RecordError`` if no record is that long."""
+    (size,) = _LENGTH.unpack_from(data, start)
     if not TAG_BYTES <= size <= MAX_CIPHERTEXT:
         raise RecordError(
             f"a record claims {size} bytes; {TAG_BYTES} to {MAX_CIPHERTEXT} are allowed"

@@ -658,7 +658,8 @@ class Scheduler:
                 if task is not None:
                     self._waiting.discard(task)
                     return self._assign(node, [task])
-        if not self._exhausted and not self._dry and not self._order.is_full:
+        order = self._order
+        if not (self._exhausted or self._dry or (order.held and order.is_full)):
             for node in self._hungry_nodes():
                 if node.owes is None and node.key not in self._dry_nodes:
                     self._asked = node.key
@@ -701,9 +702,12 @@ class Scheduler:
 
     def _hungry_nodes(self) -> Iterator[Node]:
         """Nodes that should get a task, those that sit idle first."""
-        yield from self._idle_nodes()
+        nodes, idle = self._nodes, self._idle
+        for key in idle:
+            if self._may_get(node := nodes[key]):
+                yield node
         for key in self._hungry:
-            if key not in self._idle and self._may_get(node := self._nodes[key]):
+            if key not in idle and self._may_get(node := nodes[key]):
                 yield node
 
     def _waiting_for(self, node: Node) -> OpenTask | None:

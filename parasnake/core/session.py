@@ -91,7 +91,7 @@ class Session:
         self._received = bytearray()
         self._record: _PartialRecord | None = None
         self._sealed: memoryview | None = None  # where records are made
-        self._messages: deque[deque[memoryview]] = deque()
+        self._messages: deque[deque[Buffer]] = deque()
         self._cut = False  # whether the first of _messages has been sent in part
         self._outgoing = memoryview(self._handshake.write()) if initiator else _EMPTY
         self._queued_bytes = 0
@@ -115,17 +115,15 @@ class Session:
         And no more than to the end of a long payload: once that has been dealt with, the next may lie
         in the same memory.
         """
+        if self._state is State.OPEN:
+            target = self._reader.target
+            if target is None:
+                return READ_BYTES
+            records = -(-len(target) // MAX_PLAINTEXT)
+            return min(len(target) + records * OVERHEAD - len(self._received), READ_BYTES)
         if self._state is State.HANDSHAKE:
             return HANDSHAKE_BYTES - len(self._received)
-        if self._state is State.PROOF:
-            return OVERHEAD - len(self._received)
-        if self._state is State.BROKEN:
-            return 0
-        target = self._reader.target
-        if target is None:
-            return READ_BYTES
-        records = -(-len(target) // MAX_PLAINTEXT)
-        return min(len(target) + records * OVERHEAD - len(self._received), READ_BYTES)
+        return OVERHEAD - len(self._received) if self._state is State.PROOF else 0
 
     @property
     def space(self) -> memoryview | None:
@@ -143,7 +141,8 @@ class Session:
         server's side after ``data_to_send`` has been sent.
         """
         try:
-            return self._take(memoryview(data))
+            view = memoryview(data)
+            return self._take_records(view) if self._state is State.OPEN else self._take(view)
         except Exception:
             self._state = State.BROKEN
             raise
@@ -210,8 +209,7 @@ class Session:
         answer = b"" if self._initiator else self._handshake.write()
         keys = self._handshake.keys()
         self._sealer, self._opener = Sealer(keys.send), Opener(keys.receive)
-        proof = bytearray(OVERHEAD)
-        self._sealer.seal_into(b"", memoryview(proof))
+        proof = self._sealer.seal(b"")
         self._outgoing = memoryview(bytes(self._outgoing) + answer + proof)
         self._state = State.PROOF
 
@@ -246,20 +244,23 @@ class Session:
             if len(self._received) == LENGTH_BYTES:
                 length = ciphertext_length(self._received)
                 self._received.clear()
-                data = self._take_one(length, data, messages)
-        while len(data) >= LENGTH_BYTES:
-            length = ciphertext_length(data[:LENGTH_BYTES])
-            data = self._take_one(length, data[LENGTH_BYTES:], messages)
-        self._received += data
+                messages += self._take_one(data, 0, length)
+                data = data[length:]
+        position, end = 0, len(data)
+        while end - position >= LENGTH_BYTES:
+            start = position + LENGTH_BYTES
+            position = start + ciphertext_length(data, position)
+            messages += self._take_one(data, start, position)
+        if position < end:
+            self._received += data[position:]
         return messages
 
-    def _take_one(self, length: int, data: memoryview, messages: list[Message]) -> memoryview:
-        """Open the record at the start of ``data``, or keep what is there of it."""
-        if len(data) >= length:
-            messages += self._open(data[:length])
-        else:
-            self._record = _PartialRecord(length, data)
-        return data[length:]
+    def _take_one(self, data: memoryview, start: int, end: int) -> list[Message]:
+        """Open the record that is there in ``data``, or keep what has come of it."""
+        if end <= len(data):
+            return self._open(data[start:end])
+        self._record = _PartialRecord(end - start, data[start:])
+        return []
 
     def _open(self, ciphertext: memoryview) -> list[Message]:
         assert self._opener is not None
@@ -286,10 +287,15 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Queue a message. Its payload is not copied: it must not change until it is sent."""
-        pieces = deque(memoryview(piece).cast("B") for piece in encode(message) if len(piece))
+        pieces = deque(
+            [
+                piece if type(piece) is bytes else memoryview(piece).cast("B")
+                for piece in encode(message)
+                if len(piece)
+            ]
+        )
         self._messages.append(pieces)
-        for piece in pieces:
-            self._queued_bytes += piece.nbytes
+        self._queued_bytes += sum(map(len, pieces))
 
     def drop_unsent(self) -> None:
         """Forget all queued messages but the one that has been sent in part, if there is one."""
@@ -314,6 +320,10 @@ class Session:
         assert self._sealer is not None
         plaintexts = [self._next_plaintext()]
         size = len(plaintexts[0])
+        if not self._messages and size < OWN_BUFFER:  # mostly
+            self._queued_bytes -= size
+            self._outgoing = memoryview(self._sealer.seal(plaintexts[0]))
+            return
         while self._messages:
             is_short = len(self._messages[0][0]) < OWN_BUFFER
             if size >= GATHER_BYTES and (not is_short or len(plaintexts[-1]) <= GATHER_BYTES):
@@ -330,7 +340,7 @@ class Session:
 
     def _next_plaintext(self) -> Buffer:
         """A slice of a long piece, uncopied, or as many short pieces as fit into a record."""
-        gathered: list[memoryview] = []
+        gathered: list[Buffer] = []
         size = 0
         while self._messages:
             pieces = self._messages[0]
@@ -351,8 +361,8 @@ class Session:
             self._cut = False
         return b"".join(gathered)
 
-    def _slice(self, pieces: deque[memoryview]) -> memoryview:
-        piece = pieces[0]
+    def _slice(self, pieces: deque[Buffer]) -> memoryview:
+        piece = memoryview(pieces[0])
         if len(piece) > MAX_PLAINTEXT:
             pieces[0] = piece[MAX_PLAINTEXT:]
         else:
