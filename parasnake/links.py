@@ -109,10 +109,11 @@ class Link(ABC):
         """Write as much as the socket takes now."""
         if not self._open or self._write_error is not None:
             return
-        budget = SEND_BYTES
+        budget, more = SEND_BYTES, self._has_output()
         try:
-            while self._has_output() and budget > 0:
+            while more and budget > 0:
                 budget -= self._write()
+                more = self._has_output()
         except (BlockingIOError, InterruptedError):
             self._full()
         except OSError as error:
@@ -122,7 +123,7 @@ class Link(ABC):
             self._loop.watch(self._socket, 0, self._ready)
             self._loop.call_in(0, self._hear_last_words)
             return
-        if self._closing and not self._has_output():
+        if self._closing and not more:
             self._shut()
             return
         self._watch()
@@ -355,20 +356,20 @@ class Channel(Link):
         return bool(self._pieces)
 
     def _write(self) -> int:
-        batch = [self._pieces[index] for index in range(min(IOV_PIECES, len(self._pieces)))]
-        count = (
-            self._socket.sendmsg(batch)
-            if hasattr(socket.socket, "sendmsg")
-            else self._socket.send(batch[0])
-        )
+        pieces = self._pieces
+        if len(pieces) == 1 or not hasattr(self._socket, "sendmsg"):
+            count = self._socket.send(pieces[0])
+        else:
+            batch = [pieces[index] for index in range(min(IOV_PIECES, len(pieces)))]
+            count = self._socket.sendmsg(batch)
         left = count
         while left:
-            piece = self._pieces[0]
+            piece = pieces[0]
             if left < len(piece):
-                self._pieces[0] = piece[left:]
+                pieces[0] = piece[left:]
                 break
             left -= len(piece)
-            self._pieces.popleft()
+            pieces.popleft()
         return count
 
     def _read_some(self) -> None:

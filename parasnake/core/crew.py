@@ -460,7 +460,7 @@ class Crew:
         worker = self._workers.get(node)
         if worker is None or self._leaving:
             return
-        if isinstance(message, Result | Failure | Results):
+        if isinstance(message, _ANSWERS):
             worker.begun_at = now  # the next one in its queue
             self._answers(node, worker, message)
             return
@@ -580,6 +580,9 @@ class Crew:
 
     def _drop(self, kind: type[Step]) -> None:
         self._steps = deque(step for step in self._steps if not isinstance(step, kind))
+
+
+_ANSWERS = (Result, Results, Failure)
 
 
 def _known(data: Parts) -> Known:

@@ -638,10 +638,10 @@ class AnswerReader(MessageReader):
         super().__init__(FROM_WORKER, apart=apart)
 
     def _parse(self, view: memoryview, messages: list[Any]) -> int:
-        used = 0
-        while count := _gather(view[used:], messages):
+        used, end = 0, len(view)
+        while used < end and (count := _gather(view[used:], messages)):
             used += count
-        return used + super()._parse(view[used:], messages)
+        return used + super()._parse(view[used:], messages) if used < end else used
 
 
 def _gather(view: memoryview, messages: list[Any]) -> int:

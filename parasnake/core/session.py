@@ -287,13 +287,10 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Queue a message. Its payload is not copied: it must not change until it is sent."""
-        pieces = deque(
-            [
-                piece if type(piece) is bytes else memoryview(piece).cast("B")
-                for piece in encode(message)
-                if len(piece)
-            ]
-        )
+        head, *payload = encode(message)
+        pieces: deque[Buffer] = deque([head])
+        if payload:
+            pieces += [memoryview(piece).cast("B") for piece in payload if len(piece)]
         self._messages.append(pieces)
         self._queued_bytes += sum(map(len, pieces))
 
