@@ -65,7 +65,7 @@ END_SECONDS = 1.0
 OUTPUT_SECONDS = 2.0
 """How long whoever reads the output may take for the rest of it."""
 MANY_RESULTS, REST_SECONDS = 8, 0.002
-"""A worker that had so many results ready is read again after this time."""
+"""A worker that had so many results ready, or has plenty to do, is read again after this time."""
 MAX_UNSENT_BYTES = 1 << 26
 """With more results than this waiting for the network, workers are not read."""
 HOST_LETTERS = 100
@@ -418,13 +418,14 @@ class Agent:
             self._crew.worker_message(node, message, now)
             if isinstance(message, Result):
                 self._computed += 1
+                self._rest(node, 1)
             elif isinstance(message, Results):
                 self._computed += len(message.run)
                 self._rest(node, len(message.run))
 
     def _rest(self, node: NodeKey, results: int) -> None:
         """Leave a worker that answers fast alone for a moment: then more answers come at a time."""
-        if results < MANY_RESULTS:
+        if results < MANY_RESULTS and not self._crew.has_plenty(node, REST_SECONDS):
             return
         channel = self._posts[node].channel
         channel.pause(True)

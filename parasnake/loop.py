@@ -28,7 +28,8 @@ MAX_WAIT_S = 86400.0
 """epoll counts milliseconds in 31 bits."""
 EAGER_SECONDS = 0.0002
 """After a wait that was no longer than this the next one begins with looking instead of sleeping."""
-
+CALM_SECONDS = 0.05
+"""Not so soon after others had the processor for long, though: they let those who slept before them."""
 _give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
 
 Handler = Callable[[int], None]
@@ -69,6 +70,7 @@ class Loop:
         self.scratch = memoryview(untouched(SCRATCH_BYTES))
         """Room for one read from any socket; what shall be kept must be copied out of it."""
         self._eager = False
+        self._calm_until = 0.0
         self.waited = 0.0
         """Seconds spent in waiting: a clock that stands still while anything is done."""
 
@@ -206,13 +208,14 @@ class Loop:
         waited = self.now() - begin
         self.waited += waited
         if timeout != 0.0:
-            self._eager = waited < EAGER_SECONDS and _give_way is not None
+            is_calm = _give_way is None or begin < self._calm_until
+            self._eager = waited < EAGER_SECONDS and not is_calm
         return ready
 
     def _look(self, begin: float, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """Look again and again for a moment: who sleeps wakes up late, and with cold caches.
 
-        Whoever else wants the processor gets it.
+        Whoever else wants the processor gets it; if that is for long, it is better to sleep.
         """
         assert _give_way is not None
         until = begin + EAGER_SECONDS
@@ -220,6 +223,8 @@ class Loop:
             return []
         while not (ready := self._selector.select(0)) and self.now() < until:
             _give_way()
+        if (now := self.now()) > until + EAGER_SECONDS:
+            self._calm_until = now + CALM_SECONDS
         return ready
 
     def _timeout(self, until: float | None) -> float | None:

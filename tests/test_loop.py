@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from parasnake.loop import EAGER_SECONDS, MAX_WAIT_S, READ, WRITE, Loop
+from parasnake.loop import CALM_SECONDS, EAGER_SECONDS, MAX_WAIT_S, READ, WRITE, Loop
 
 SOON_S = 10.0
 """No test waits that long; only one that fails."""
@@ -391,6 +391,23 @@ def test_a_timer_that_is_due_sooner_is_not_looked_past(
     loop.wait()
     loop.wait(2 * SHORT)
     assert script.asked == [None, SHORT]
+
+
+def test_if_others_had_the_processor_for_long_it_sleeps_for_a_while(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives way is served last, and who wakes up first: single tasks would wait for the others."""
+    script = Script(loop, monkeypatch)
+    script.takes = [(SHORT, True), (LONG, False), (SHORT, True), (SHORT, True)]
+    loop.wait()
+    loop.wait()
+    loop.wait()
+    assert script.asked == [None, 0, None, None]
+    script.time += CALM_SECONDS
+    script.takes = [(SHORT, True), (SHORT, True)]
+    loop.wait()
+    loop.wait()
+    assert script.asked[4:] == [None, 0]
 
 
 def test_where_nobody_can_give_way_it_sleeps(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,14 @@ class Crew:
         """The workers by node; not to be changed."""
         return self._workers
 
+    def has_plenty(self, node: NodeKey, seconds: float) -> bool:
+        """Whether a worker ends a task or more in that time, and has enough for twice as long."""
+        worker = self._workers.get(node)
+        each = worker.mean_seconds if worker is not None else None
+        if worker is None or each is None or each > seconds:
+            return False
+        return each * len(worker.open) >= 2 * seconds
+
     def next_step(self) -> Step | None:
         """Return the next thing to do, or None when there is nothing to do but wait."""
         return self._steps.popleft() if self._steps else None

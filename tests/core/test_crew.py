@@ -221,6 +221,20 @@ def test_many_small_tasks_and_their_results_are_passed_on_together() -> None:
         crew.worker_message(A, Results(A, ANSWERS[1:]))
 
 
+def test_a_worker_with_several_short_tasks_has_plenty_to_do() -> None:
+    """Its answers may be read a bit later, then, and more of them at a time."""
+    crew = at_work()
+    assert not crew.has_plenty(A, 1.0), "nothing is known of it"
+    crew.message(Tasks(A, [(TaskId(task), Attempt(0), (b"data",)) for task in range(10)]))
+    assert not crew.has_plenty(A, 1.0)
+    crew.worker_message(A, Results(A, ANSWERS[:2]))
+    assert crew.has_plenty(A, 1.0), "8 tasks of 0.5 s"
+    assert crew.has_plenty(A, 2.0)
+    assert not crew.has_plenty(A, 2.1), "they are no more than 4 s"
+    assert not crew.has_plenty(A, 0.4), "in that time there is no other answer"
+    assert not crew.has_plenty(B, 1.0), "nobody knows that one"
+
+
 CANCEL = Cancel(A, TaskId(3), Attempt(1))
 NOT_WANTED = "what it computed is not wanted any more"
 
