@@ -93,7 +93,7 @@ class Opener(_Cipher):
 
 def ciphertext_length(data: Buffer, start: int = 0) -> int:
     """Read the length field that begins there, or raise ``RecordError`` if no record is that long."""
-    (size,) = _LENGTH.unpack_from(data, start)
+    size: int = _LENGTH.unpack_from(data, start)[0]
     if not TAG_BYTES <= size <= MAX_CIPHERTEXT:
         raise RecordError(
             f"a record claims {size} bytes; {TAG_BYTES} to {MAX_CIPHERTEXT} are allowed"
