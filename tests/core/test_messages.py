@@ -334,6 +334,12 @@ def test_small_results_that_come_together_are_one_message() -> None:
     assert one_by_one(found) == list(map(plain, several))
 
 
+def test_a_single_one_stays_as_it_is() -> None:
+    """It is quicker to write and to read, and somebody may wait for it."""
+    [found] = read_answers(to_bytes(result_of(1, 10)), repeat(1 << 20))
+    assert found == result_of(1, 10)
+
+
 def test_but_no_more_of_them_than_fit_into_a_message() -> None:
     results = [result_of(number, SMALL_PAYLOAD) for number in range(1000)]
     found = read_answers(to_bytes(*results), repeat(1 << 30))
@@ -363,7 +369,7 @@ def test_a_worker_does_not_write_runs_itself() -> None:
 
 def test_a_result_without_a_payload_is_in_no_run() -> None:
     """The farm shall see it as it is."""
-    several: list[Message] = [result_of(1, 1), result_of(2, 0), result_of(3, 1)]
+    several: list[Message] = [result_of(number, number != 2) for number in range(4)]
     found = read_answers(to_bytes(*several), repeat(1000))
     assert [list(map(type, found)), one_by_one(found)] == [
         [Results, Result, Result],
@@ -377,7 +383,7 @@ def test_small_results_before_and_after_a_very_large_one() -> None:
     data = to_bytes(*several)
     reader = AnswerReader()
     found = reader.feed(data[:OWN_BUFFER])
-    assert list(map(type, found)) == [Results]
+    assert list(map(type, found)) == [Result]
     target = reader.target
     assert target is not None
     rest = data[OWN_BUFFER:]
@@ -385,7 +391,7 @@ def test_small_results_before_and_after_a_very_large_one() -> None:
     found += reader.filled(len(target))
     found += reader.feed(rest[len(target) :])
     assert one_by_one(found) == list(map(plain, several))
-    assert list(map(type, found)) == [Results, Result, Results]
+    assert list(map(type, found)) == [Result, Result, Result]
 
 
 @pytest.mark.parametrize("at_a_time", [7, 1000, 10**6])
