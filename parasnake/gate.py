@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -172,9 +173,9 @@ class Gate:
             self._loop,
             sock,
             Session(initiator=False, psk=self._key, ephemeral=os.urandom(32)),
-            on_messages=lambda messages: self._host.received(peer_id, messages),
+            on_messages=functools.partial(self._host.received, peer_id),
             on_end=lambda reason, error: self._ended(peer_id, reason, error),
-            on_heard=lambda: self._heard(peer_id),
+            on_heard=lambda: self._proven(peer_id),
         )
         self._unproven[peer_id] = (connection, self._loop.now(), address)
         if self._unproven_timer is None:
@@ -197,12 +198,10 @@ class Gate:
         if self._may_log(address.rpartition(":")[0], self._loop.now()):
             log.warning("%s: turned away %s: %s", self._name, address, reason)
 
-    def _heard(self, peer_id: PeerId) -> None:
-        unproven = self._unproven.pop(peer_id, None)
-        if unproven is not None:
-            connection, _, address = unproven
-            self._host.admitted(peer_id, connection, address)
-        self._host.heard(peer_id)
+    def _proven(self, peer_id: PeerId) -> None:
+        connection, _, address = self._unproven.pop(peer_id)
+        connection.on_heard = functools.partial(self._host.heard, peer_id)
+        self._host.admitted(peer_id, connection, address)
 
     def _ended(self, peer_id: PeerId, reason: str, error: Exception | None) -> None:
         if peer_id not in self._unproven:

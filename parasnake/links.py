@@ -198,10 +198,9 @@ class Link(ABC):
 class Connection(Link):
     """An encrypted connection between server and agent.
 
-    ``on_heard`` is called whenever bytes have come from an authenticated peer, before their messages.
-
     Attributes
     ----------
+    on_heard: is called whenever bytes have come from an authenticated peer, before their messages
     sending, receiving: how fast it is in each direction
     on_pace: is called when ``receiving`` has another speed, if anybody wants to know
     """
@@ -217,7 +216,7 @@ class Connection(Link):
         on_heard: Callable[[], None],
     ) -> None:
         self._session = session
-        self._on_heard = on_heard
+        self.on_heard = on_heard
         self.sending, self.receiving = LinkSpeed(), LinkSpeed()
         self.on_pace: Callable[[], None] | None = None
         super().__init__(loop, sock, on_messages, on_end)
@@ -275,7 +274,7 @@ class Connection(Link):
             self._send_last_words()
             raise
         if session.authenticated:
-            self._on_heard()
+            self.on_heard()
         if session.space is not None or self.receiving.is_waited_for:
             self._clock(count, asked)
         if session.wants_to_send:

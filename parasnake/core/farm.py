@@ -519,6 +519,9 @@ class Farm:
     def sending(assign: Assign) -> list[Send]:
         """Turn an assignment into the messages that carry it: few, if its tasks are small."""
         node, assigned = assign
+        if len(assigned) == 1:
+            [task] = assigned
+            return [Send(node.peer, Task(node.key, task.id, task.newest, task.payload))]
         sends: list[Send] = []
         run: list[tuple[TaskId, Attempt, Parts]] = []
         size = 0
@@ -526,7 +529,7 @@ class Farm:
             if run and (task.size > SMALL_PAYLOAD or size >= RUN_BYTES):
                 sends.append(Send(node.peer, Tasks(node.key, run)))
                 run, size = [], 0
-            if task.size > SMALL_PAYLOAD or len(assigned) == 1:
+            if task.size > SMALL_PAYLOAD:
                 message = Task(node.key, task.id, task.newest, task.payload)
                 sends.append(Send(node.peer, message))
             else:

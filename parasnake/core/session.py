@@ -315,12 +315,12 @@ class Session:
     def _seal_next(self) -> None:
         """Make records: one long, with a short one before and one behind it where there are such."""
         assert self._sealer is not None
+        if len(self._messages) == 1 and self._queued_bytes < OWN_BUFFER:  # mostly
+            self._outgoing = memoryview(self._sealer.seal(b"".join(self._messages.popleft())))
+            self._queued_bytes, self._cut = 0, False
+            return
         plaintexts = [self._next_plaintext()]
         size = len(plaintexts[0])
-        if not self._messages and size < OWN_BUFFER:  # mostly
-            self._queued_bytes -= size
-            self._outgoing = memoryview(self._sealer.seal(plaintexts[0]))
-            return
         while self._messages:
             is_short = len(self._messages[0][0]) < OWN_BUFFER
             if size >= GATHER_BYTES and (not is_short or len(plaintexts[-1]) <= GATHER_BYTES):

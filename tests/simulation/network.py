@@ -120,14 +120,14 @@ class End:
         """Take some of these bytes."""
         return self.send(memoryview(b"".join(pieces)))
 
-    def recv_into(self, room: memoryview) -> int:
-        """Give some of the bytes that have arrived."""
+    def recv_into(self, room: memoryview, nbytes: int = 0) -> int:
+        """Give some of the bytes that have arrived, at most ``nbytes`` if that is not 0."""
         if not self._inbox:
             self._check()
             if self._ended:
                 return 0
             raise BlockingIOError
-        size = min(len(room), len(self._inbox))
+        size = min(nbytes or len(room), len(self._inbox))
         random = self.wire.world.random
         if random.random() < 0.2:
             size = random.randint(1, size)
