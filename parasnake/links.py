@@ -262,7 +262,7 @@ class Connection(Link):
         session = self._session
         space = session.space
         room = self._loop.scratch if space is None else space
-        asked = session.read_limit if space is None else len(space)
+        asked = min(session.read_limit, len(room)) if space is None else len(space)
         count = self._socket.recv_into(room, asked)
         if not count:
             session.receive_end()
