@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -152,6 +152,7 @@ class Agent:
     key: the secret key, 32 bytes; None: that in the access file
     staff: where the workers come from
     has_end: whether it goes when its time is over; not if its server goes then, too
+    places: where the server is, if it is not where the settings say
     """
 
     def __init__(
@@ -163,12 +164,13 @@ class Agent:
         staff: Staff,
         *,
         has_end: bool = True,
+        places: Sequence[Place] | None = None,
     ) -> None:
         self._name = app_name
         self._digest = digest
         self._config = config
         self._staff = staff
-        self._guide = Guide(config.access, config.server_places, key)
+        self._guide = Guide(config.access, places or config.server_places, key)
         self._started_at = time.time()
         self._loop = Loop()
         self._has_end = has_end

@@ -83,11 +83,16 @@ class Gate:
         """The sockets that it listens on; none before ``open``."""
         return self._listeners
 
-    def open(self, bind: str | None, port: int, key: bytes) -> None:
-        """Listen for those who hold the key; raises ``ConfigurationError`` if it cannot there."""
+    def open(self, bind: str | None, port: int, key: bytes, *, has_local: bool = False) -> None:
+        """Listen for those who hold the key; raises ``ConfigurationError`` if it cannot there.
+
+        With an agent of its own it also listens in the way that is the cheapest on one machine.
+        """
         self._key = key
         self._descriptors = _raise_descriptor_limit() - RESERVED_DESCRIPTORS
         self._listeners = net.listen(bind, port)
+        if has_local:
+            self._listeners += net.listen_on_this_machine(self.port)
         for listener in self._listeners:
             listener.setblocking(False)
         self._accept_more()

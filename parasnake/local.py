@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 
 from parasnake import logs, processes
+from parasnake.addresses import Place
 from parasnake.agent import Agent, ForkedStaff
 from parasnake.config import Config
 from parasnake.core.ids import NodeKey
 from parasnake.death import Death
 from parasnake.errors import ConnectionLostError, NodeFailed, ParasnakeError
 from parasnake.loop import READ, Loop
+from parasnake.net import THIS_MACHINE
 from parasnake.server import Inside
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ def _be_agent(  # noqa: PLR0917  # a partial fills them in
     config: Config,
     key: bytes,
     staff: ForkedStaff,
+    places: Sequence[Place],
     verbosity: int | None,
     tells: bool,
     channel: socket.socket,
@@ -47,7 +50,7 @@ def _be_agent(  # noqa: PLR0917  # a partial fills them in
         logging.getLogger(Agent.__module__).setLevel(logging.ERROR)
     try:
         told = _Telling(staff, channel) if tells else staff
-        Agent(app_name, digest, config, key, told, has_end=False).run()
+        Agent(app_name, digest, config, key, told, has_end=False, places=places).run()
     except ParasnakeError as error:
         log.debug("%s: local agent: %s", app_name, error)
         sys.exit(error.exit_status)
@@ -72,7 +75,7 @@ class _Telling:
 class LocalAgent:
     """A helper of the server: starts its agent, watches it, ends it.
 
-    Parameters are those of ``Agent``; port and address of ``config`` are filled in.
+    Parameters are those of ``Agent``.
     """
 
     def __init__(
@@ -90,10 +93,10 @@ class LocalAgent:
         self._restarts = 0
 
     def start(self, loop: Loop, port: int, inside: Inside | None = None) -> None:
-        """Start the agent; it finds the server on this port of the loopback interface."""
+        """Start the agent; it finds the server by this port, within the machine."""
         self._loop, self._port = loop, port
-        config = dataclasses.replace(self._config, ip=LOOPBACK, port=port)
-        facts = (self._name, self._digest, config, self._key, self._staff)
+        places = [Place(host, port) for host in (THIS_MACHINE, LOOPBACK)]
+        facts = (self._name, self._digest, self._config, self._key, self._staff, places)
         entry = functools.partial(_be_agent, *facts, logs.verbosity(), self._tells)
         self._child = processes.start(
             entry,

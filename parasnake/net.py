@@ -1,4 +1,9 @@
-"""TCP: where to listen, whom to call, how a socket is set up, how an address is written."""
+"""Sockets: where to listen, whom to call, how one is set up, how an address is written.
+
+TCP; and between a server and an agent that it has started itself a Unix socket, where there are such
+without files (Linux): its name is made of the server's port. What crosses it costs the kernel less.
+Whoever has taken that name before can do no harm: the handshake tells, and the agent then uses TCP.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +23,12 @@ BACKLOG = 4096
 CALL_SECONDS = 10.0
 """How long one address may take to accept a connection."""
 
-Address = tuple[int, tuple[Any, ...]]
+THIS_MACHINE = "this machine"
+"""A host whose address is a Unix socket; no setting can name it."""
+UNIX_BUFFER_BYTES = 1 << 21
+"""The kernel's room for what one side has sent and the other not read; TCP finds its own measure."""
+
+Address = tuple[int, Any]
 """Family, and what a socket of it is bound or connected to."""
 
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -34,7 +45,10 @@ _TCP_INFO = struct.Struct("=HBB52xI8xI")
 def prepare(sock: socket.socket) -> None:
     """Set up a connected socket: no delays, and probes from the kernel when all is quiet."""
     sock.setblocking(False)
-    with contextlib.suppress(OSError):  # not TCP (a test's socket pair), or gone already
+    if _is_unix(sock):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER_BYTES)
+        return
+    with contextlib.suppress(OSError):  # gone already
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _leave_pacing_to_networks(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -45,6 +59,10 @@ def prepare(sock: socket.socket) -> None:
         ):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _is_unix(sock: socket.socket) -> bool:
+    return hasattr(socket, "AF_UNIX") and sock.family == socket.AF_UNIX
 
 
 def _leave_pacing_to_networks(sock: socket.socket) -> None:
@@ -88,6 +106,8 @@ def _tcp_info(sock: socket.socket) -> tuple[int, int, int, int]:
 
 def address_text(address: Sequence[object]) -> str:
     """Write a socket address as people do: ``10.0.0.7:3100``, ``[fe80::1]:3100``."""
+    if isinstance(address, (str, bytes)):
+        return THIS_MACHINE
     host, port = str(address[0]), address[1]
     if host.startswith("::ffff:") and "." in host:
         host = host.removeprefix("::ffff:")  # an IPv4 peer of a socket for both
@@ -109,6 +129,15 @@ def listen(bind: str | None, port: int) -> list[socket.socket]:
         return _listen_on_all(resolve(bind, port, socket.AI_PASSIVE), port)
     except OSError as error:
         raise _cannot_listen(bind, port, error) from error
+
+
+def listen_on_this_machine(port: int) -> list[socket.socket]:
+    """Return what ``THIS_MACHINE`` with this port is connected to; nothing where that is impossible."""
+    try:
+        ((family, name),) = resolve(THIS_MACHINE, port)
+        return [_listen(family, name)]
+    except OSError:
+        return []
 
 
 def _listen_everywhere(port: int) -> socket.socket:
@@ -152,6 +181,10 @@ def _listen_on_all(addresses: list[Address], port: int) -> list[socket.socket]:
 
 def resolve(host: str, port: int, flags: int = 0) -> list[Address]:
     """Return the addresses of a host; raises ``OSError`` also for what can be no name."""
+    if host == THIS_MACHINE:
+        if sys.platform != "linux":
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return [(socket.AF_UNIX, f"\0parasnake-{port}".encode())]
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except ValueError as error:
@@ -159,10 +192,10 @@ def resolve(host: str, port: int, flags: int = 0) -> list[Address]:
     return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
 
 
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+def _listen(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":
+        if os.name == "posix" and not _is_unix(sock):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -236,8 +269,13 @@ class Call:
         if code:
             self._failed(os.strerror(code))
             return
-        if sock.getsockname() == sock.getpeername():
-            # TCP lets a socket call itself, if the system chose the very port that it dials.
+        try:
+            # TCP lets a socket call itself, if the system chose the very port that it dials. A Unix
+            # socket that nobody accepts, though somebody listens, has no peer.
+            alone = sock.getsockname() == sock.getpeername()
+        except OSError:
+            alone = True
+        if alone:
             self._failed(os.strerror(errno.ECONNREFUSED))
             return
         self._socket = None

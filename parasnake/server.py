@@ -458,7 +458,7 @@ class Server:
         config, before = self._config, self._server_before
         if before is None:
             key = self._key or FoundKey(keys.generate_key(), "fresh key for the access file")
-            self._gate.open(config.bind, config.port, key.key)
+            self._gate.open(config.bind, config.port, key.key, has_local=self._helper is not None)
             return key
         key = self._key or FoundKey(before.key, "key of the access file that was there")
         try:
