@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -29,9 +30,9 @@ SOON_S = 20.0
 class Host:
     """A server: a gate, and what came through it."""
 
-    def __init__(self, loop: Loop, key: bytes) -> None:
+    def __init__(self, loop: Loop, key: bytes, port: int = 0, *, has_local: bool = False) -> None:
         self.gate = Gate("dial", loop, self)
-        self.gate.open(LOOPBACK, 0, key)
+        self.gate.open(LOOPBACK, port, key, has_local=has_local)
         self.here = Place(LOOPBACK, self.gate.port)
         self.connections: list[Connection] = []
         self.messages: list[Message] = []
@@ -314,3 +315,67 @@ def test_a_dial_cancelled_before_it_began(loop: Loop, host: Host, outcome: Outco
     dial(loop, outcome, host.here).cancel()
     loop.wait(loop.now())
     assert not outcome
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Unix sockets without files: Linux only")
+class TestOnTheServersMachine:
+    """The agent of a local run comes by a Unix socket, or else by TCP."""
+
+    @pytest.fixture
+    def port(self) -> int:
+        return free_port()
+
+    @pytest.fixture
+    def host(self, loop: Loop, port: int) -> Iterator[Host]:
+        host = Host(loop, KEY, port, has_local=True)
+        yield host
+        host.close()
+
+    @pytest.fixture
+    def stranger(self, port: int) -> Iterator[socket.socket]:
+        """Somebody who has taken the name of the server's socket before it."""
+        [(family, name)] = net.resolve(net.THIS_MACHINE, port)
+        with socket.socket(family) as stranger:
+            stranger.bind(name)
+            yield stranger
+
+    def by_both(self, loop: Loop, outcome: Outcome, port: int) -> None:
+        """Come by one of the two ways."""
+        dial(loop, outcome, Place(net.THIS_MACHINE, port), Place(LOOPBACK, port))
+        wait_for(loop, lambda: outcome)
+
+    def test_no_network(self, loop: Loop, host: Host, outcome: Outcome, port: int) -> None:
+        self.by_both(loop, outcome, port)
+        [(connection, address, failures)] = outcome.connected
+        assert (connection.raw.family, address, failures) == (socket.AF_UNIX, "this machine", [])
+        connection.send(Heartbeat())
+        wait_for(loop, lambda: host.messages)
+
+    def test_a_stranger_has_its_name(
+        self, loop: Loop, stranger: socket.socket, host: Host, outcome: Outcome, port: int
+    ) -> None:
+        self.by_both(loop, outcome, port)
+        assert outcome.connected[0][1] == text_of(host.here)
+        assert outcome.texts() == ["this machine: Connection refused"]
+
+    def test_a_stranger_lets_all_others_wait(
+        self, loop: Loop, stranger: socket.socket, host: Host, outcome: Outcome, port: int
+    ) -> None:
+        stranger.listen(0)
+        with socket.socket(stranger.family) as first:
+            first.connect(stranger.getsockname())  # and there is room for no other
+            self.by_both(loop, outcome, port)
+        assert outcome.connected[0][1] == text_of(host.here)
+        assert outcome.texts() == ["this machine: Connection refused"]
+
+
+def test_without_such_sockets_it_is_tcp(
+    loop: Loop, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "another")
+    host = Host(loop, KEY, has_local=True)
+    assert len(host.gate.listeners) == 1
+    dial(loop, outcome, Place(net.THIS_MACHINE, host.here.port), host.here)
+    wait_for(loop, lambda: outcome)
+    assert outcome.connected[0][1] == text_of(host.here)
+    host.close()

@@ -1,11 +1,11 @@
-"""TCP: where a server listens, how a node finds it, how sockets are set up."""
+"""Sockets: where a server listens, how a node finds it, how sockets are set up."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -396,10 +396,12 @@ def test_within_one_machine_nothing_is_sent_by_a_timer(listen: Listen) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_what_is_no_tcp_socket_is_only_made_non_blocking() -> None:
+def test_a_unix_socket_takes_much_at_a_time() -> None:
     one, two = socket.socketpair()
+    before = one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     net.prepare(one)
     assert not one.getblocking()
+    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= before
     one.close()
     two.close()
 
@@ -411,9 +413,11 @@ def test_what_is_no_tcp_socket_is_only_made_non_blocking() -> None:
         (("::1", 3100, 0, 0), "[::1]:3100"),
         (("fe80::1%eth0", 3100, 0, 2), "[fe80::1%eth0]:3100"),
         (("::ffff:10.0.0.7", 3100, 0, 0), "10.0.0.7:3100"),
+        ("", "this machine"),
+        (b"\0parasnake-3100", "this machine"),
     ],
 )
-def test_addresses_are_written_as_people_do(address: tuple[object, ...], text: str) -> None:
+def test_addresses_are_written_as_people_do(address: Sequence[object], text: str) -> None:
     assert net.address_text(address) == text
 
 
