@@ -185,6 +185,11 @@ class Guide:
         self.places = self._named if path is None else []
         self.key = key
 
+    @property
+    def may_change(self) -> bool:
+        """Whether there is an access file, which may be written anew at any time."""
+        return self._path is not None
+
     def look(self, now: float) -> str:
         """Read the access file, if there is one to be read.
 

@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import platform
-import random
 import signal
 import socket
 import time
@@ -32,11 +31,9 @@ from parasnake.core.messages import (
     Result,
     Results,
 )
-from parasnake.core.pauses import Pauses
 from parasnake.death import Death
-from parasnake.dial import Dial, Failure
+from parasnake.dial import Failure
 from parasnake.errors import (
-    ConfigurationError,
     ConnectError,
     Interrupted,
     ParasnakeError,
@@ -49,15 +46,12 @@ from parasnake.garbage import seldom_searched
 from parasnake.links import Channel, Connection
 from parasnake.loop import READ, Loop, Timer
 from parasnake.output import Printed, outlets_of
+from parasnake.search import Search
 from parasnake.timelimit import TimeLimit
 from parasnake.worker import NodeHooks
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
-"""Pauses between two tries to reach the server: they double from one to the other."""
-LOOK_SECONDS = 1.0
-"""How often an agent without a server looks into the access file."""
 GOODBYE_SECONDS = 2.0
 """How long the last message may take to go out."""
 END_SECONDS = 1.0
@@ -170,26 +164,28 @@ class Agent:
         self._digest = digest
         self._config = config
         self._staff = staff
-        self._guide = Guide(config.access, places or config.server_places, key)
         self._started_at = time.time()
         self._loop = Loop()
+        self._search = Search(
+            self._loop,
+            Guide(config.access, places or config.server_places, key),
+            on_found=self._connected,
+            on_nothing=self._not_connected,
+            on_messages=self._received,
+            on_end=self._server_ended,
+        )
         self._has_end = has_end
         self._ends_at: float | None = None
         self._end_timer: Timer | None = None
         self._crew = self._new_crew()
-        self._call: Dial | None = None
         self._connection: Connection | None = None
         self._address = ""
         self._posts: dict[NodeKey, _Post] = {}
         self._outlets = outlets_of(self._loop)
         self._left_over: list[Printed] = []  # of workers that are gone, but not all they started
-        self._pauses = Pauses(FIRST_PAUSE_S, LAST_PAUSE_S)
         self._give_up_at = 0.0
         self._give_up_timer: Timer | None = None
         self._beat_timer: Timer | None = None
-        self._dial_timer: Timer | None = None
-        self._look_timer: Timer | None = None
-        self._missing = ""
         self._lost_because = ""
         self._told_waiting = False
         self._paused = False
@@ -244,7 +240,7 @@ class Agent:
         self._give_up_at = self._loop.now() + self._config.connect_timeout
         if self._has_end:
             TimeLimit(self._loop, self._config.time_limit, self._must_go_at).watch()
-        self._dial()
+        self._search.begin()
         while not self._over:
             if self._stopped:
                 self._go("stopped", None)
@@ -306,54 +302,7 @@ class Agent:
 
     # ---- reaching the server
 
-    def _dial(self) -> None:
-        self._missing = self._look_it_up()
-        if self._guide.key is None:
-            self._not_connected([])
-            return
-        self._call = Dial(
-            self._loop,
-            self._guide.places,
-            self._guide.key,
-            on_connected=self._connected,
-            on_failed=self._not_connected,
-            on_messages=self._received,
-            on_end=self._server_ended,
-        )
-        self._look_again_later()
-
-    def _look_it_up(self) -> str:
-        """Read the access file, if there is one; later on a bad one is as good as none."""
-        try:
-            return self._guide.look(self._loop.now())
-        except ConfigurationError as error:
-            if self._crew.welcome is None:
-                raise
-            return str(error)
-
-    def _look_again_later(self) -> None:
-        if self._look_timer is not None:
-            self._look_timer.cancel()
-        if self._config.access is not None:
-            self._look_timer = self._loop.call_in(LOOK_SECONDS, self._look_again)
-
-    def _look_again(self) -> None:
-        """See whether the server has come back elsewhere while it was looked for where it was."""
-        if self._connection is not None:
-            return
-        before = self._guide.key, self._guide.places
-        self._missing = self._look_it_up()
-        if before == (self._guide.key, self._guide.places):
-            self._look_again_later()
-            return
-        if self._call is not None:
-            self._call.cancel()
-        if self._dial_timer is not None:
-            self._dial_timer.cancel()
-        self._dial()
-
     def _connected(self, connection: Connection, address: str, failures: list[Failure]) -> None:
-        self._call = None
         self._address = address
         if failures:
             texts = "; ".join(failure.text for failure in failures)
@@ -364,19 +313,16 @@ class Agent:
             self._crew.connected()
         self._connection = connection
 
-    def _not_connected(self, failures: list[Failure]) -> None:
-        self._call = None
-        now = self._loop.now()
-        tried = self._guide.told(self._missing, [failure.text for failure in failures])
+    def _not_connected(self, tried: str, refusal: RefusedError | None) -> None:
         if self._crew.welcome is not None:
             self._lost_because = tried
-            self._dial_later()
+            self._search.again(strict=False)
             return
-        if refusal := self._refused_by_all(failures):
+        if refusal is not None:
             self._error = type(refusal)(f"{tried}; {_what_to_do(refusal)}")
             self._over = True
             return
-        if now + self._pauses.longest > self._give_up_at:
+        if self._loop.now() + self._search.longest_pause > self._give_up_at:
             waited = self._config.connect_timeout
             self._error = ConnectError(f"no server within {waited:g} s: {tried}")
             self._over = True
@@ -385,28 +331,16 @@ class Agent:
             self._told_waiting = True
             left = self._config.connect_timeout
             log.info("%s: waiting up to %g s for the server: %s", self._name, left, tried)
-        self._dial_later()
-
-    def _refused_by_all(self, failures: list[Failure]) -> RefusedError | None:
-        """The reason to try no more, if there is one; an access file may yet be written anew."""
-        refusals = {each.place: each.refusal for each in failures if each.refusal is not None}
-        if self._config.access is not None or len(refusals) < len({*self._guide.places}):
-            return None
-        return next(iter(refusals.values()))
-
-    def _dial_later(self) -> None:
-        """Try again after a pause that differs from agent to agent, so that they come one by one."""
-        self._dial_timer = self._loop.call_in(self._pauses.next(random.random()), self._dial)
-        self._look_again_later()
+        self._search.again(strict=True)
 
     def _server_ended(self, reason: str, error: Exception | None) -> None:
         self._connection = None
         if self._crew.welcome is not None:
             if self._crew.was_served:  # it was not in vain, nor will be the next tries
-                self._pauses.start_over()
+                self._search.start_over()
             self._crew.lost_server(reason)
         if not self._over:
-            self._not_connected([Failure(Place("", 0), f"{self._address}: {reason}")])
+            self._not_connected(self._search.told(f"{self._address}: {reason}"), None)
 
     # ---- messages
 
@@ -556,7 +490,7 @@ class Agent:
         for difference in step.differences:
             log.warning("%s: %s", self._name, difference)
         if not step.back:
-            self._pauses.start_over()
+            self._search.start_over()
         for timer in (self._give_up_timer, self._beat_timer):
             if timer is not None:
                 timer.cancel()
@@ -594,8 +528,7 @@ class Agent:
 
     def _say_goodbye(self) -> None:
         """Get the last message out, not for long, and let go of the server."""
-        if self._call is not None:
-            self._call.cancel()
+        self._search.cancel()
         connection = self._connection
         if connection is None:
             return

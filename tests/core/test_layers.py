@@ -66,7 +66,7 @@ LAYERS = [
             "recorder",
             "replay",
         ),
-        *("report", "rerun", "server", "survey"),
+        *("report", "rerun", "search", "server", "survey"),
     },
     # What a user meets.
     {"app", "cli"},
