@@ -30,6 +30,7 @@ from parasnake.core.messages import (
     Message,
     Result,
     Results,
+    Task,
 )
 from parasnake.death import Death
 from parasnake.dial import Failure
@@ -43,7 +44,7 @@ from parasnake.errors import (
     WrongKeyError,
 )
 from parasnake.garbage import seldom_searched
-from parasnake.links import Channel, Connection
+from parasnake.links import Channel, Connection, Link
 from parasnake.loop import READ, Loop, Timer
 from parasnake.output import Printed, outlets_of
 from parasnake.search import Search
@@ -63,6 +64,7 @@ MANY_RESULTS, REST_SECONDS = 8, 0.002
 MAX_UNSENT_BYTES = 1 << 26
 """With more results than this waiting for the network, workers are not read."""
 HOST_LETTERS = 100
+ALONE = (Task, Result)
 
 
 class WorkerProcess(Protocol):
@@ -147,6 +149,7 @@ class Agent:
     staff: where the workers come from
     has_end: whether it goes when its time is over; not if its server goes then, too
     places: where the server is, if it is not where the settings say
+    loop: what it lives in, if it shall not be one of its own
     """
 
     def __init__(
@@ -159,13 +162,14 @@ class Agent:
         *,
         has_end: bool = True,
         places: Sequence[Place] | None = None,
+        loop: Loop | None = None,
     ) -> None:
         self._name = app_name
         self._digest = digest
         self._config = config
         self._staff = staff
         self._started_at = time.time()
-        self._loop = Loop()
+        self._loop = loop if loop is not None else Loop()
         self._search = Search(
             self._loop,
             Guide(config.access, places or config.server_places, key),
@@ -418,12 +422,20 @@ class Agent:
 
     def _to_server(self, step: steps.ToServer) -> None:
         if self._connection is not None:
-            self._connection.send(step.message)
+            self._pass_on(self._connection, step.message)
 
     def _to_worker(self, step: steps.ToWorker) -> None:
         post = self._posts.get(step.node)
         if post is not None:
-            post.channel.send(step.message)
+            self._pass_on(post.channel, step.message)
+
+    @staticmethod
+    def _pass_on(link: Link, message: Message) -> None:
+        """Send a message; one task or result alone at once, for somebody may wait for it."""
+        if isinstance(message, ALONE):
+            link.send_at_once(message)
+        else:
+            link.send(message)
 
     def _start_worker(self, step: steps.StartWorker) -> None:
         closing: list[Closable] = [self._loop]

@@ -349,7 +349,9 @@ class Channel(Link):
         return self._answers is None or self._reader.in_payload
 
     def _queue(self, message: Message) -> None:
-        self._pieces += [memoryview(piece).cast("B") for piece in encode(message) if len(piece)]
+        head, *payload = encode(message)
+        self._pieces.append(memoryview(head))
+        self._pieces += [memoryview(piece).cast("B") for piece in payload if len(piece)]
 
     def _has_output(self) -> bool:
         return bool(self._pieces)

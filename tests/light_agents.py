@@ -96,6 +96,10 @@ class LightWorker:
         elif isinstance(message, Cancel):
             self._cancelled.add((message.task, message.attempt))
 
+    def send_at_once(self, message: Message) -> None:
+        """Do the same."""
+        self.send(message)
+
     def _take(self, task: Task) -> None:
         loop = self._owner.loop
         self._free_at = max(self._free_at, loop.now()) + self._seconds
@@ -132,16 +136,15 @@ class LightAgent(Agent):
     """An agent in a loop that it shares with others."""
 
     def __init__(self, name: str, config: Config, key: bytes, loop: Loop, seconds: float) -> None:
-        super().__init__(name, "", config, key, NoStaff(config.worker_count))
-        self._loop.close()
-        self._loop = self.loop = loop
+        super().__init__(name, "", config, key, NoStaff(config.worker_count), loop=loop)
+        self.loop = loop
         self._seconds = seconds
         self.left_at: float | None = None
 
     def begin(self) -> None:
         """Call the server."""
         self._give_up_at = self._loop.now() + self._config.connect_timeout
-        self._dial()
+        self._search.begin()
 
     def hear(self, node: NodeKey, message: Message) -> None:
         """A worker has said something."""

@@ -454,13 +454,15 @@ class Farm:
         tasks that have ended are, by default ``Scheduler.settled_so_far``; with a journal: of those
         that are on disk.
         """
+        if self._safe_at is None and not self._due:
+            return
         scheduler = self.scheduler
         settled = scheduler.settled_so_far if settled is None else settled
-        if self._safe_at is None and self._due:
+        if self._safe_at is None:
             due = [self._peers[peer_id] for peer_id in self._due if peer_id in self._peers]
             self._safe_at = scheduler.ended_so_far, {peer.id: peer.answers for peer in due}
             self._due.clear()
-        if self._safe_at is None or settled < self._safe_at[0]:
+        if settled < self._safe_at[0]:
             return
         for peer_id, count in self._safe_at[1].items():
             peer = self._peers.get(peer_id)

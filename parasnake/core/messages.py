@@ -500,7 +500,7 @@ def decode(kind: type[Any], body: memoryview, layouts: Layouts = LAYOUTS) -> Any
             raise MessageError(f"a {kind.__name__} message has a time that cannot be")
     rest = body[size:]
     if layout.payload and not layout.texts:
-        return kind(*fixed, (bytes(rest),) if len(rest) else ())
+        return tuple.__new__(kind, (*fixed, (bytes(rest),) if len(rest) else ()))
     fields = list(fixed)
     if kind is Hello and fields[0] != PROTOCOL_VERSION:
         return _make(Hello, *fields, *_split_texts(rest, 1)[0], "", "", "", "", "")

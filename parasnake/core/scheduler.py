@@ -909,7 +909,9 @@ class Scheduler:
             self._sharing.somebody_is_idle()
             if node.ends_at is not None:
                 self._limits.is_idle()
-        if not self._policy.by_node:
+        if held < 2:
+            self._sharing.gone(node.key)
+        elif not self._policy.by_node:
             self._sharing.note(node)
 
     def _room(self, node: Node) -> int:

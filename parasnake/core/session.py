@@ -237,30 +237,20 @@ class Session:
             self._record.free[:count] = data[:count]
             messages += self.filled(count)
             data = data[count:]
-        if self._received and len(data):
-            count = LENGTH_BYTES - len(self._received)
-            self._received += data[:count]
-            data = data[count:]
-            if len(self._received) == LENGTH_BYTES:
-                length = ciphertext_length(self._received)
-                self._received.clear()
-                messages += self._take_one(data, 0, length)
-                data = data[length:]
+        if self._received:  # the first bytes of a length
+            data = memoryview(bytes(self._received) + data)
+            self._received.clear()
         position, end = 0, len(data)
         while end - position >= LENGTH_BYTES:
             start = position + LENGTH_BYTES
             position = start + ciphertext_length(data, position)
-            messages += self._take_one(data, start, position)
+            if position <= end:
+                messages += self._open(data[start:position])
+            else:
+                self._record = _PartialRecord(position - start, data[start:])
         if position < end:
             self._received += data[position:]
         return messages
-
-    def _take_one(self, data: memoryview, start: int, end: int) -> list[Message]:
-        """Open the record that is there in ``data``, or keep what has come of it."""
-        if end <= len(data):
-            return self._open(data[start:end])
-        self._record = _PartialRecord(end - start, data[start:])
-        return []
 
     def _open(self, ciphertext: memoryview) -> list[Message]:
         assert self._opener is not None
@@ -289,10 +279,13 @@ class Session:
         """Queue a message. Its payload is not copied: it must not change until it is sent."""
         head, *payload = encode(message)
         pieces: deque[Buffer] = deque([head])
-        if payload:
-            pieces += [memoryview(piece).cast("B") for piece in payload if len(piece)]
         self._messages.append(pieces)
-        self._queued_bytes += sum(map(len, pieces))
+        self._queued_bytes += len(head)
+        for piece in payload:
+            if len(piece):
+                view = memoryview(piece).cast("B")
+                pieces.append(view)
+                self._queued_bytes += len(view)
 
     def drop_unsent(self) -> None:
         """Forget all queued messages but the one that has been sent in part, if there is one."""
@@ -302,7 +295,7 @@ class Session:
 
     def data_to_send(self) -> memoryview:
         """Return the next bytes for the socket; the same again until ``sent`` tells of progress."""
-        if not len(self._outgoing) and self.wants_to_send:
+        if not self._outgoing and self._messages and self._state in _SENDING:
             self._seal_next()
         return self._outgoing
 

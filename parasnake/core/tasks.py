@@ -158,11 +158,13 @@ class Node:
             self.mean_seconds += weight * (seconds - self.mean_seconds)
             self.mean_bytes += weight * (mean_size - self.mean_bytes)
         by_time = (LOOK_AHEAD_S + self.delay) / max(self.mean_seconds, LOOK_AHEAD_S / MAX_DEPTH)
-        if TURNAROUND_S + self.delay > MAX_PAUSE * self.mean_seconds:
-            by_time = max(by_time, 1.0)
+        if by_time < 1 and TURNAROUND_S + self.delay > MAX_PAUSE * self.mean_seconds:
+            by_time = 1.0
         mean_bytes = max(self.mean_bytes, 1.0)
         enough = min(NEAR_BYTES + self.delay * FAST_LINK_BYTES_PER_S, MAX_BYTES_AHEAD)
-        by_bytes = max(enough / mean_bytes, min(MAX_BYTES_AHEAD / mean_bytes, 1.0))
+        by_bytes = enough / mean_bytes
+        if by_bytes < 1:
+            by_bytes = min(MAX_BYTES_AHEAD / mean_bytes, 1.0)
         self.depth = 1 + int(min(by_time, by_bytes, MAX_DEPTH - 1))
 
 

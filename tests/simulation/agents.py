@@ -218,6 +218,32 @@ class Call:
         self._on_connected(wire.agent)
 
 
+class WatchedAgent(shell.Agent):
+    """The agent of a machine; the books look at what it is told."""
+
+    def __init__(self, machine: Machine, config: Config) -> None:
+        loop: Any = machine.loop  # it does what a Loop does
+        super().__init__(APP, "", config, KEY, machine, loop=loop)
+        self._machine = machine
+
+    def _time_is_over(self) -> None:
+        self._machine.trouble()
+        self._machine.books.counts["time was over"] += 1
+        super()._time_is_over()
+
+    def _received(self, messages: list[Message]) -> None:
+        books = self._machine.books
+        for message in messages:
+            books.told_agent(self, message)
+            self._crew.message(message, self._loop.now())
+            books.agent_was_told(self, message)
+
+    def _server_ended(self, reason: str, error: Exception | None) -> None:
+        if isinstance(error, ProtocolError):
+            raise Violation("nobody breaks the protocol", reason)
+        super()._server_ended(reason, error)
+
+
 class Machine:
     """A machine with one agent on it, from its start to its end.
 
@@ -262,32 +288,12 @@ class Machine:
             task_timeout=plan.task_timeout,
             connect_timeout=600.0,
         )
-        self.agent = shell.Agent(APP, "", config, KEY, self)
-        self.agent._loop = self.loop  # type: ignore[assignment]  # it does what a Loop does
-        self.agent._server_ended = self._server_ended  # type: ignore[method-assign]
-        self.agent._received = self._received  # type: ignore[method-assign]  # the books look first
+        self.agent = WatchedAgent(self, config)
         self.agent._give_up_at = world.now + config.connect_timeout
         if plan.life is not None:
-            self.agent._time_is_over = self._time_is_over  # type: ignore[method-assign]
             self.agent._must_go_at(world.now + plan.life * world.random.uniform(0.5, 1.5))
-        self.agent._dial()
+        self.agent._search.begin()
         self._plan()
-
-    def _time_is_over(self) -> None:
-        self.trouble()
-        self.books.counts["time was over"] += 1
-        shell.Agent._time_is_over(self.agent)
-
-    def _received(self, messages: list[Message]) -> None:
-        for message in messages:
-            self.books.told_agent(self.agent, message)
-            self.agent._crew.message(message, self.world.now)
-            self.books.agent_was_told(self.agent, message)
-
-    def _server_ended(self, reason: str, error: Exception | None) -> None:
-        if isinstance(error, ProtocolError):
-            raise Violation("nobody breaks the protocol", reason)
-        shell.Agent._server_ended(self.agent, reason, error)
 
     def start(self, closing: list[Closable]) -> tuple[NodeKey, Any]:
         """Start a worker, as the agent's ``Staff``."""
@@ -396,8 +402,7 @@ class Machine:
         """The first half of ``Agent._say_goodbye``."""
         agent = self.agent
         self._leaving_until = self.world.now + shell.GOODBYE_SECONDS
-        if agent._call is not None:
-            agent._call.cancel()
+        agent._search.cancel()
         if agent._connection is not None:
             agent._connection.close_when_sent()
             agent._kill_busy()

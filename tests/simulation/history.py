@@ -15,14 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from parasnake import agent, compression, gate, journal, net, server, worker
+from parasnake import agent, compression, gate, journal, net, search, server, worker
 
 from .agents import Call, Network
 from .faults import Scene, plan_faults
 from .invariants import Books
 from .job import Plan, draw_plan
 from .network import End as Socket
-from .network import VirtualLoop
 from .servers import Disk, End, Life, ServerLoop, WatchedJournal
 from .world import Violation, World
 
@@ -174,8 +173,7 @@ def _virtual(world: World) -> Iterator[None]:
     clock: Any = SimpleNamespace(time=lambda: EPOCH + world.now, perf_counter=lambda: world.now)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
-            (agent, "Loop", lambda: VirtualLoop(world)),
-            (agent, "random", world.random),
+            (search, "random", world.random),
             (agent, "outlets_of", lambda _: ()),
             (server, "time", clock),
             (journal, "time", clock),
