@@ -169,10 +169,11 @@ class Agent:
         self._config = config
         self._staff = staff
         self._started_at = time.time()
+        guide = Guide(config.access, places or config.server_places, key)
         self._loop = loop if loop is not None else Loop()
         self._search = Search(
             self._loop,
-            Guide(config.access, places or config.server_places, key),
+            guide,
             on_found=self._connected,
             on_nothing=self._not_connected,
             on_messages=self._received,
