@@ -89,8 +89,9 @@ def test_killed_twenty_times_the_image_is_right_to_the_bit(tmp_path: Path, expec
             moment = rows + moments.randint(1, 25)
             assert farm.serve_until(moment, signal.SIGKILL) == -signal.SIGKILL
             assert known <= (known := farm.merged())
-        farm.allow(600)
         with farm.serve() as server:
+            server.wait_for(r"(?s)(joined|is back).*(joined|is back)")  # it waits for nobody
+            farm.allow(600)
             assert server.wait() == 0, server.err
             assert [first.wait(), second.wait()] == [0, 0], first.err
             assert server.out == f"{expected}\n"
