@@ -413,7 +413,7 @@ class TestSlowHooks:
 class TestJobDone:
     def test_it_ends_the_job_at_once(self, app: Parasnake, log: pytest.LogCaptureFixture) -> None:
         merged: list[int] = []
-        left = [2, 1, 0]
+        left = [0, 1]
         app.new_data(lambda: left.pop() if left and all_there(app, 2) else None)
 
         @app.process
@@ -427,7 +427,7 @@ class TestJobDone:
         app.finish(lambda: "done")
         assert run(app, 2) == "done"
         assert merged == [0]
-        assert re.search(r"[12] still running at the end, dropped", log.messages[-1])
+        assert "1 still running at the end, dropped" in log.messages[-1]
 
     def test_it_is_not_asked_for_more_data_once_it_is_done(self, app: Parasnake) -> None:
         done = False

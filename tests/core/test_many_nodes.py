@@ -16,7 +16,7 @@ EACH = 60
 """Tasks of each node."""
 DIGEST = digest_of((b"data",))
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.no_cover]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("unmeasured")]
 
 
 def key(number: int) -> NodeKey:

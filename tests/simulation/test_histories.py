@@ -14,7 +14,7 @@ from .command import main
 from .history import run
 from .planted import BUGS, seeds_needed
 
-pytestmark = [pytest.mark.once, pytest.mark.no_cover]
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("unmeasured")]
 
 HISTORIES = 300
 BLOCK = 50
