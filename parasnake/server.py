@@ -825,14 +825,14 @@ class Server:
         now, scheduler, recorder = self._loop.now, self._scheduler, self._recorder
         one_by_one = self._hooks.job_done is not None
         following: tasks.Merge | None = step
+        self._changed = True
         while following is not None:
             if recorder is not None:
                 recorder.before(following)
             task, node, seconds, parts = following
             self.merge(task, parts, node, seconds)
-            self._changed = True
             scheduler.settled(task)
-            if task.size >= LARGE_BYTES or (parts and len(parts[0]) >= LARGE_BYTES):
+            if task.size >= LARGE_BYTES:
                 self._farm.acknowledge()  # before the agent needs memory for more
             if one_by_one or self._over or now() >= until:
                 return

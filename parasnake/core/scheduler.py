@@ -63,7 +63,7 @@ class Scheduler:
         self._awaiting: dict[TaskId, OpenTask] = {}  # for their owner to return
         self._awaited: dict[NodeKey, list[OpenTask]] = {}  # the same by owner, and some that did
         self._grace_over_at: float | None = None
-        self._sent_before: dict[TaskId, int] = {}  # attempts of tasks that a restart has undone
+        self._sent_before: dict[TaskId, Attempt] = {}  # the newest of what a restart has undone
         self._owed: dict[NodeKey, TaskId] = {}  # strict alternation, also of nodes that are away
         self._forgotten = Forgotten(policy.plain)
         self._hungry: dict[NodeKey, None] = {}  # nodes below their depth, the longest waiting first
@@ -275,13 +275,13 @@ class Scheduler:
         task = self._tasks.get(holding.task)
         sent = task if task is not None else self._forgotten.find(holding.task)
         if sent is not None:  # no attempt of this number may ever be sent again
-            sent.attempts = max(sent.attempts, holding.attempt + 1)
+            sent.newest = max(sent.newest, holding.attempt)
         if task is None or digest_of(task.payload) != holding.digest or task.id in node.open:
             if not holding.finished:
                 node.unwanted.add((holding.task, holding.attempt))
                 if holding.task >= self._next_id:
-                    sent_before = self._sent_before.get(holding.task, 0)
-                    self._sent_before[holding.task] = max(sent_before, holding.attempt + 1)
+                    newest = self._sent_before.get(holding.task, holding.attempt)
+                    self._sent_before[holding.task] = max(newest, holding.attempt)
             return False
         awaited = self._awaiting.pop(task.id, None)
         if task.running is None and awaited is None:
@@ -562,16 +562,17 @@ class Scheduler:
         if node is None:
             return 0, 0
         count, total_seconds, total_size, longest = 0, 0.0, 0, 0.0
+        finish, close, end = self._finish_attempt, self._close, self._end
         for task_id, attempt, seconds, payload in answers:
-            task = self._finish_attempt(node, task_id, attempt)
+            task = finish(node, task_id, attempt)
             if task is not None:
                 size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
                 count += 1
                 total_seconds += seconds
                 longest = max(longest, seconds)
                 total_size += task.size + size
-                self._close(task, size)
-                self._end(Merge(task, key, seconds, payload))
+                close(task, size)
+                end(Merge(task, key, seconds, payload))
         node.begun_at = self.now
         if count:
             node.learn(total_seconds, total_size, count)
@@ -735,10 +736,9 @@ class Scheduler:
     def _assign(self, node: Node, tasks: list[OpenTask]) -> Assign:
         if not node.open:
             node.begun_at = self.now
-        key = node.key
+        key, is_open = node.key, node.open
         for task in tasks:
-            node.open[task.id] = Attempt(task.attempts)
-            task.attempts += 1
+            task.newest = is_open[task.id] = Attempt(task.newest + 1)
             if task.running is None:
                 task.running = key
             else:
@@ -834,7 +834,7 @@ class Scheduler:
         self._pause = FIRST_PAUSE_S
         if self._sent_before:
             for task in made:
-                task.attempts = self._sent_before.pop(task.id, 0)
+                task.newest = self._sent_before.pop(task.id, task.newest)
         return made
 
     def _asked_for(self) -> NodeKey:

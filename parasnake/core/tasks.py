@@ -66,7 +66,8 @@ class OpenTask:
     """The node that has it; None while it waits, and when it is over."""
     also: frozenset[NodeKey] = field(default=frozenset(), init=False)
     """More nodes that have it: the first result counts."""
-    attempts: int = field(default=0, init=False)
+    newest: Attempt = field(default=Attempt(-1), init=False)
+    """The number of its newest attempt; -1 before the first."""
     failures: int = field(default=0, init=False)
     losses: int = field(default=0, init=False)
     tried: frozenset[NodeKey | PeerId] = field(default=frozenset(), init=False)
@@ -77,11 +78,6 @@ class OpenTask:
     """Nodes whose loss is charged to it; taken back for one that returns with it."""
     ran_for: float = field(default=0.0, init=False)
     """For how long a node that had to go had computed it in vain, in seconds."""
-
-    @property
-    def newest(self) -> Attempt:
-        """The number of its newest attempt."""
-        return Attempt(self.attempts - 1)
 
     def taken_by(self, key: NodeKey) -> None:
         """A node has it (too)."""

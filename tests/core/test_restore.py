@@ -93,4 +93,4 @@ def test_of_what_the_user_forgot_no_attempt_has_a_number_twice() -> None:
     bench.restore(forgotten=[left], handed_out=1)
     held = Holding(TaskId(0), Attempt(0), bytes(16), True)
     assert bench.scheduler.join(key("x"), PeerId(1), [held]) == [False]
-    assert left.attempts == 1
+    assert left.newest == 0

@@ -151,10 +151,10 @@ def an_attempt_number_is_used_again() -> Iterator[None]:
 
     def careless(self: Scheduler, node: Node, holding: Holding) -> bool:
         task = self._tasks.get(holding.task)
-        before = task.attempts if task is not None else 0
+        before = task.newest if task is not None else Attempt(-1)
         wanted = adopt(self, node, holding)
         if task is not None:
-            task.attempts = Attempt(before)
+            task.newest = before
         return wanted
 
     with _instead(Scheduler, "_adopt", careless):
