@@ -807,14 +807,15 @@ class Server:
 
     def next_data(self, node: NodeKey) -> Any:
         """Ask ``new_data``: it gives data, None for nothing just now, or ``EXHAUSTED``."""
-        hook = self._hooks.new_data
-        assert hook is not None
-        if not hook.is_generator:
-            return self._call(hook, node_id=self._id_for(hook, node))
+        generator = self._generator
+        if generator is None:
+            hook = self._hooks.new_data
+            assert hook is not None
+            if not hook.is_generator:
+                return self._call(hook, node_id=self._id_for(hook, node))
+            generator = self._generator = self._call(hook, into=iter)
         try:
-            if self._generator is None:
-                self._generator = iter(hook())
-            data = next(self._generator, EXHAUSTED)
+            data = next(generator, EXHAUSTED)
         except Exception as error:
             raise HookError("new_data") from error
         self._drawn += data is not EXHAUSTED

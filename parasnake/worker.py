@@ -100,11 +100,11 @@ class WorkerEnd:
             for piece in pieces:
                 self._channel.sendall(piece)
             return
-        first, *rest = pieces
+        first, rest = pieces[0], pieces[1:]
         if rest:  # as much as fits in comes first: it is there when the agent hears of it
             rest = self._send(rest, socket.MSG_DONTWAIT)
-        while len(first):  # a signal of the user's may cut it
-            first = first[os.write(self._pipe, first) :]
+        while (count := os.write(self._pipe, first)) < len(first):  # a signal of the user's cut it
+            first = first[count:]
         while rest:
             rest = self._send(rest)
 
@@ -162,7 +162,7 @@ class Worker:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._queue: deque[Item | Init] = deque()
         self._cancelled: set[tuple[TaskId, Attempt]] = set()
-        self._look_at = 0.0
+        self._now = self._look_at = 0.0
 
     def run(self) -> None:
         """Work until the other end of the channel is closed."""
@@ -172,16 +172,16 @@ class Worker:
 
     def _work_off(self) -> None:
         """Do what is in the queue."""
-        queue, say, clock = self._queue, self._channel.say, time.perf_counter
+        queue, say = self._queue, self._channel.say
         while queue:
             say(encode(self.answer(queue.popleft())))
-            if not queue or clock() > self._look_at:
+            if not queue or self._now > self._look_at:
                 self._look()
 
     def _look(self) -> None:
         """Take in what has come meanwhile: some of what waits here may be cancelled."""
         if self._queue:
-            self._look_at = time.perf_counter() + LOOK_SECONDS
+            self._look_at = self._now + LOOK_SECONDS
             with contextlib.suppress(BlockingIOError):
                 self._read(socket.MSG_DONTWAIT)
         else:
@@ -237,15 +237,15 @@ class Worker:
         return Ready(self._node)
 
     def _compute(self, task: TaskId, attempt: Attempt, wire: Parts) -> Message:
-        named, process = (self._node, task, attempt), self._hooks.process
+        process = self._hooks.process
         try:
             data = payload.loads(wire[0])
         except UnreadablePayload as error:
             reason = f"its data cannot be rebuilt on the node: {_unreadable(error)}"
-            failure = _failure(named, 0.0, FailureKind.UNREADABLE_DATA, reason, error)
+            failure = self._failed(task, attempt, FailureKind.UNREADABLE_DATA, reason, error)
             return failure._replace(module=error.module or "")
         except PayloadError as error:
-            return _failure(named, 0.0, FailureKind.UNREADABLE_DATA, str(error), error)
+            return self._failed(task, attempt, FailureKind.UNREADABLE_DATA, str(error), error)
         seed = task_seed(self._job_seed, task) if self._wants_seed else None
         begin = time.perf_counter()
         try:
@@ -256,24 +256,29 @@ class Worker:
                 result = process(data=data, init_data=init_data, node_id=node_id, seed=seed)
         except Exception as error:
             seconds = time.perf_counter() - begin
-            return _failure(named, seconds, FailureKind.EXCEPTION, last_line(error), error)
-        seconds = time.perf_counter() - begin
+            kind, reason = FailureKind.EXCEPTION, last_line(error)
+            return self._failed(task, attempt, kind, reason, error, seconds)
+        self._now = time.perf_counter()
+        seconds = self._now - begin
         try:
             parts = payload.parts_of(result, name="result", bytes_per_second=self._pace)
-            return Result(*named, seconds, parts)
         except PayloadError as error:
-            reason = f"its result cannot be sent: {error}"
-            return _failure(named, seconds, FailureKind.UNPICKLABLE_RESULT, reason, error)
+            kind, reason = FailureKind.UNPICKLABLE_RESULT, f"its result cannot be sent: {error}"
+            return self._failed(task, attempt, kind, reason, error, seconds)
+        return Result(self._node, task, attempt, seconds, parts)
 
-
-def _failure(
-    named: tuple[NodeKey, TaskId, Attempt],
-    seconds: float,
-    kind: FailureKind,
-    reason: str,
-    error: Exception,
-) -> Failure:
-    return Failure(*named, seconds, kind, reason, of_user_code(error), "")
+    def _failed(
+        self,
+        task: TaskId,
+        attempt: Attempt,
+        kind: FailureKind,
+        reason: str,
+        error: Exception,
+        seconds: float = 0.0,
+    ) -> Failure:
+        self._now = time.perf_counter()
+        of_user = of_user_code(error)
+        return Failure(self._node, task, attempt, seconds, kind, reason, of_user, "")
 
 
 def _unreadable(error: UnreadablePayload) -> str:

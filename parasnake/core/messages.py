@@ -380,7 +380,8 @@ OWN_BUFFER = 1 << 16
 
 
 _RESULT, _TASK = LAYOUTS[Result], LAYOUTS[Task]
-_pack_result, _pack_task = _RESULT.head.pack, _TASK.head.pack
+_RESULT_KIND, _RESULT_BYTES, _pack_result = _RESULT.kind, _RESULT.struct.size, _RESULT.head.pack
+_TASK_KIND, _TASK_BYTES, _pack_task = _TASK.kind, _TASK.struct.size, _TASK.head.pack
 
 
 def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]:
@@ -390,13 +391,13 @@ def encode(message: tuple[Any, ...], layouts: Layouts = LAYOUTS) -> list[Buffer]
     """
     if type(message) is Result and len(message.payload) == 1:  # nearly all of a worker's are
         node, task, attempt, seconds, (part,) = message
-        length = _RESULT.struct.size + len(part)
-        head = _pack_result(_RESULT.kind, length, node, task, attempt, seconds)
+        length = _RESULT_BYTES + len(part)
+        head = _pack_result(_RESULT_KIND, length, node, task, attempt, seconds)
         return [head + part] if length <= OWN_BUFFER else [head, part]
     if type(message) is Task and len(message.payload) == 1:  # somebody may wait for it
         node, task, attempt, (part,) = message
-        length = _TASK.struct.size + len(part)
-        head = _pack_task(_TASK.kind, length, node, task, attempt)
+        length = _TASK_BYTES + len(part)
+        head = _pack_task(_TASK_KIND, length, node, task, attempt)
         return [head + part] if length <= OWN_BUFFER else [head, part]
     layout = layouts[type(message)]
     fixed = message[: layout.fixed_fields]
@@ -649,20 +650,21 @@ def _gather(view: memoryview, messages: list[Any]) -> int:
 
     Returns how many bytes they took.
     """
-    unpack, head_bytes = _RESULT.head.unpack_from, _RESULT.head.size
+    unpack, head_bytes, header_bytes = _RESULT.head.unpack_from, _RESULT.head.size, HEADER.size
+    least, most, inf = _RESULT_BYTES, _RESULT_BYTES + SMALL_PAYLOAD, math.inf
     data = bytes(view[:RUN_BYTES])
     run: list[tuple[TaskId, Attempt, float, Parts]] = []
-    end, node = 0, None
-    while end + head_bytes <= len(data):
+    end, last, node = 0, len(data) - head_bytes, None
+    while end <= last:
         kind, length, worker, task, attempt, seconds = unpack(data, end)
-        start, stop = end + head_bytes, end + HEADER.size + length
-        if kind != _RESULT.kind or stop > len(data) or not 0 < stop - start <= SMALL_PAYLOAD:
+        start, stop = end + head_bytes, end + header_bytes + length
+        if kind != _RESULT_KIND or not least < length <= most or stop > len(data):
             break
-        if node is None:
+        if worker != node:
+            if node is not None:
+                break
             node = worker
-        elif node != worker:
-            break
-        if not 0 <= seconds < math.inf:
+        if not 0 <= seconds < inf:
             raise MessageError("a Result message has a time that cannot be")
         run.append((task, attempt, seconds, (data[start:stop],)))
         end = stop
