@@ -214,6 +214,7 @@ class Watch:
             (scheduler, "join", self._join),
             (farm, "message", self._message),
             (scheduler._limits, "came", self._came),
+            (scheduler._limits, "cut", self._cut),
         ):
             original = getattr(owner, name)
             setattr(owner, name, _with(original, replacement))
@@ -270,6 +271,13 @@ class Watch:
             self._took[key].append(seconds)
         original(node, seconds)
 
+    def _cut(self, original: Callable[..., None], task: OpenTask, seconds: float) -> None:
+        """What was computed in vain for longer than nearly all take says how long some need."""
+        known = sorted(self._took[None][-KEPT:])
+        if seconds > _quantile(known, HIGH):
+            self._took[None].append(seconds)
+        original(task, seconds)
+
     def _check_time(self, node: Node, ends_at: float) -> None:
         """No node gets what it most likely cannot finish, unless nobody can."""
         own, of_all = self._took[node.key], self._took[None]
@@ -277,7 +285,7 @@ class Watch:
         now, nodes = self._scheduler.now, self._scheduler.nodes.values()
         longest = max(math.inf if n.ends_at is None else n.ends_at - n.joined_at for n in nodes)
         for share in (HIGH, HALF):
-            need = known[math.ceil(share * len(known)) - 1] if known else 0.0
+            need = _quantile(known, share)
             if need <= FRESH * longest:
                 break
         else:
@@ -638,6 +646,10 @@ def _sendings(message: Message) -> list[Sending]:
         return [(item[0], item[1]) for item in message.run]
     assert isinstance(message, Task | Result | Failure)
     return [(message.task, message.attempt)]
+
+
+def _quantile(known: list[float], share: float) -> float:
+    return known[math.ceil(share * len(known)) - 1] if known else 0.0
 
 
 def _long(node: Node) -> float:
