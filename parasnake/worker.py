@@ -257,14 +257,14 @@ class Worker:
         except Exception as error:
             seconds = time.perf_counter() - begin
             kind, reason = FailureKind.EXCEPTION, last_line(error)
-            return self._failed(task, attempt, kind, reason, error, seconds)
+            return self._failed(task, attempt, kind, reason, error, seconds=seconds)
         self._now = time.perf_counter()
         seconds = self._now - begin
         try:
             parts = payload.parts_of(result, name="result", bytes_per_second=self._pace)
         except PayloadError as error:
             kind, reason = FailureKind.UNPICKLABLE_RESULT, f"its result cannot be sent: {error}"
-            return self._failed(task, attempt, kind, reason, error, seconds)
+            return self._failed(task, attempt, kind, reason, error, seconds=seconds)
         return Result(self._node, task, attempt, seconds, parts)
 
     def _failed(
@@ -274,6 +274,7 @@ class Worker:
         kind: FailureKind,
         reason: str,
         error: Exception,
+        *,
         seconds: float = 0.0,
     ) -> Failure:
         self._now = time.perf_counter()
