@@ -256,6 +256,8 @@ class Watch:
             raise Violation("no node gets more than its depth", f"{node}")
         if tasks and node.ends_at is not None:
             self._check_time(node, node.ends_at)
+        if len(node.open) == len(tasks):  # it had nothing before
+            self._silent_since[node.key] = self.books.world.now
         for task in tasks:
             self._check_assigned(node, task)
         sends = original(step)
@@ -303,8 +305,6 @@ class Watch:
             raise Violation("an attempt has one number", f"{task.id}.{attempt} again")
         self._used.add((task.id, attempt))
         self.books.sent(index, node.key)
-        if len(node.open) == 1:
-            self._silent_since[node.key] = self.books.world.now
         for other in self._scheduler.nodes.values():
             if other is not node and task.id in other.open:
                 self._check_second(other, task)
