@@ -195,18 +195,18 @@ def test_pi_has_the_same_digits(tmp_path: Path) -> None:
 
 
 def test_mandelbrot_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    options = ["--local", "4", "--chaos", seed_for(Kind.KILL_WORKER), "--size", "128"]
+    options = ["--local", "4", "--chaos", seed_for(Kind.KILL_WORKER), "--size", "384"]
     with Program(MANDELBROT, options, tmp_path, environ=environment(tmp_path)) as run:
         assert run.wait() == 0, run.err
         assert number_of_strikes(run) > 0
-    assert pixels(tmp_path / "mandelbrot.png") == plain_mandelbrot(128)
+    assert pixels(tmp_path / "mandelbrot.png") == plain_mandelbrot(384)
 
 
 @pytest.mark.parametrize("kind", [Kind.KILL_WORKER, Kind.CUT_AGENT])
 def test_many_small_tasks(start: Start, kind: Kind) -> None:
-    run = start("squares.py", "--count", "20000", "--local", "4", "--chaos", seed_for(kind))
+    run = start("squares.py", "--count", "100000", "--local", "4", "--chaos", seed_for(kind))
     assert run.wait() == 0, run.err
-    assert run.out == f"{sum(n * n for n in range(20000))}\n"
+    assert run.out == f"{sum(n * n for n in range(100000))}\n"
     assert number_of_strikes(run) > 0
 
 
