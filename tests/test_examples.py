@@ -110,7 +110,9 @@ def test_mandelbrot_with_agents_by_hand_one_of_them_killed(tmp_path: Path) -> No
             assert "the job is done" in agent.err
         summary = server.err.splitlines()[-1]
         assert f"{size} tasks merged" in summary
-        assert "4 nodes from 3 agents" in summary
+        nodes = re.search(r"(\d+) nodes from 3 agents", summary)
+        assert nodes is not None, summary
+        assert int(nodes[1]) >= 4, "more, where one computed what another had done meanwhile"
         assert "1 agent lost" in summary
     assert pixels(tmp_path / "mandelbrot.png") == plain_mandelbrot(size)
 
