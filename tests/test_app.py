@@ -487,8 +487,15 @@ class TestStatus:
         assert app.status is None
 
     def test_during_a_run(self) -> None:
-        app = squares(5000)
+        app = Parasnake("squares")
         seen: list[Status | None] = []
+
+        @app.new_data(total=5000)
+        def data() -> Iterator[int]:
+            yield from range(5000)
+
+        app.process(square)
+        app.result(lambda result: seen.append(app.status))
 
         @app.job_done
         def look() -> bool:

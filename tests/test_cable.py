@@ -136,7 +136,7 @@ def begin(start: Start, node: tuple[str, ...], folder: Path, *options: str) -> P
 
 
 def test_it_stays_out(start: Start, cable: Cable, tmp_path: Path) -> None:
-    server, node = serve(start, 2)
+    server, node = serve(start, 5)
     far = begin(start, node, tmp_path, "--reconnect-timeout", "1")
     cable.pull()
     lost = server.wait_for("lost .*nothing heard for .*")[0]

@@ -809,7 +809,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     def test_their_output_reaches_the_terminal(self, start: Start, method: str) -> None:
-        options = ("--local", "2", "--start-method", method)
+        options = ("--local", "2", "--start-method", method, "--no-speculate")
         run = start("talkative.py", *options, PYTHONUNBUFFERED="1")  # and lines stay whole
         assert run.wait() == 0, run.err
         assert sorted(run.out.splitlines()) == [f"hello from {n}" for n in range(3)]

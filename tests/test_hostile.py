@@ -49,7 +49,7 @@ from parasnake.core.messages import (
 from parasnake.core.noise import HANDSHAKE_BYTES, Handshake
 from parasnake.core.records import LENGTH_BYTES, OVERHEAD, Opener, Sealer
 from parasnake.core.session import REFUSAL
-from parasnake.gate import CROWDED_SECONDS, MAX_UNPROVEN
+from parasnake.gate import MAX_UNPROVEN
 
 STEADY = Path(__file__).parent / "steady.py"
 PSK = KEY.encode()
@@ -72,6 +72,7 @@ class Job:
         self._environ = environment(folder, STEADY_PATCH=json.dumps(patch))
         self._options = [f"--folder={folder}", f"--bytes={size}"]
         self._agents: list[Program] = []
+        self._begin = time.monotonic()
         self.server = self._start("--server", "--bind=127.0.0.1", "--port=0", *server_options)
         self.port = int(self.server.port())
         self.process = psutil.Process(self.server.pid)
@@ -84,6 +85,11 @@ class Job:
         """Start an agent with one worker."""
         self._agents.append(self._start("--ip=127.0.0.1", f"--port={port or self.port}"))
         return self._agents[-1]
+
+    @property
+    def age(self) -> float:
+        """How long it has been running, in seconds."""
+        return time.monotonic() - self._begin
 
     @property
     def merged(self) -> int:
@@ -319,7 +325,7 @@ def test_ten_thousand_connections_of_others(
     job.ends_rightly()
     assert not (tmp_path / "loaded").exists()
     assert len(job.server.err.splitlines()) < 20, "the log stays short"
-    assert job.server.err.count("turned away") == 1, "one line a minute for an address"
+    assert 1 <= job.server.err.count("turned away") <= 1 + job.age // 60, "a line a minute"
 
 
 def test_a_canary_would_sing(tmp_path: Path) -> None:
@@ -419,17 +425,17 @@ def test_what_was_recorded_gets_nowhere(start_job: StartJob, sockets: contextlib
 def test_an_agent_gets_in_though_more_wait_than_there_are_slots(
     start_job: StartJob, sockets: contextlib.ExitStack, start: str
 ) -> None:
-    job = start_job(agents=0)
+    job = start_job(agents=0, patch={"parasnake.gate.UNPROVEN_SECONDS": 1000})  # no other way in
     first = first_message()
     said = {"nothing": b"", "half": first[:24], "first": first}[start]
     for _ in range(2 * MAX_UNPROVEN):
         send_all(sockets.enter_context(connect(job.port)), said)
     job.start_agent()
-    wait_until(lambda: " joined" in job.server.err, 10 * CROWDED_SECONDS)
+    wait_until(lambda: " joined" in job.server.err, SOON_S)
     job.goes_on()
     assert job.process.num_fds() < 2 * MAX_UNPROVEN
     job.ends_rightly()
-    assert job.server.err.count("turned away") == 1
+    assert 1 <= job.server.err.count("turned away") <= 1 + job.age // 60
 
 
 def test_open_handshakes_do_not_disturb_who_is_in(

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from parasnake import payload
+from parasnake import compression, payload
 from parasnake.core.ids import Attempt, NodeKey, TaskId
 from parasnake.core.linkspeed import FAST
 from parasnake.core.messages import (
@@ -290,8 +292,19 @@ def test_a_link_knows_how_fast_it_sends_and_receives(both_tcp: Both) -> None:
     assert speed / 3 < told[-1] < 3 * speed
 
 
-def test_a_link_that_is_not_waited_for_is_fast(both_tcp: Both) -> None:
+def test_a_link_that_is_not_waited_for_is_fast(
+    both_tcp: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Time that goes by elsewhere, such as in a hook, is no fault of the link."""
+    loop, select = both_tcp.loop, both_tcp.loop._select
+
+    def at_once(until: float | None) -> Any:
+        before = loop.waited
+        ready = select(until)
+        loop.waited = before
+        return ready
+
+    monkeypatch.setattr(loop, "_select", at_once)
     for number in range(20):
         both_tcp.server.send(task(number, bytes(1 << 20)))
     both_tcp.wait_for(lambda: len(both_tcp.by_agent.messages) == 20)
@@ -665,7 +678,10 @@ def test_large_data_passes_a_channel_both_ways(work: Work) -> None:
     assert [payload.loads(data_of(message)) == data[::-1] for message in results] == [True] * 4
 
 
-def test_a_worker_compresses_results_for_a_slow_link_only(work: Work) -> None:
+def test_a_worker_compresses_results_for_a_slow_link_only(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     data = os.urandom(1 << 17) + bytes(1 << 20)  # large when it is compressed, too
     for speed, is_compressed in ((None, False), (0.0, True), (FAST, False), (1e6, True)):
         if speed is not None:

@@ -112,6 +112,7 @@ class TestAccessFile:
         port, key = str(free_port()), "this is what somebody has typed!"
         server = farm.serve("patient.py", "--port", port, "--count", "2")
         server.kill()
+        server.wait()
         farm.access.unlink()
         server = farm.start(
             *("patient.py", "--server", "--bind", "127.0.0.1", "--count", "2"),
@@ -132,7 +133,7 @@ class TestAccessFile:
         server = farm.serve("squares.py", "--count", "10")
         (farm.folder / "here.py").write_text(RUN_HERE)
         here = farm.start(str(farm.folder / "here.py"), str(SCRIPTS), "job.access")
-        assert here.wait(20) == 0, here.err
+        assert here.wait() == 0, here.err
         assert server.wait() == 0
 
     def test_from_python(self, tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ class TestTheEndOfAServer:
         """An agent does not wait a minute for its answer when the file says another place."""
         journal = ("--journal", "job.journal")
         server = farm.serve("patient.py", *journal)
-        agent = farm.agent("patient.py", "--reconnect-timeout", "30")
+        agent = farm.agent("patient.py", "--reconnect-timeout", "50")
         wait_until(lambda: started(farm.folder))
         port = int(server.port())
         server.kill()
@@ -323,7 +324,9 @@ class TestTheEndOfAServer:
         assert (server.wait(), agent.wait()) == (0, 0), agent.err
 
     def test_a_node_that_comes_with_an_old_file_waits_for_a_new_one(self, farm: Farm) -> None:
-        farm.serve("squares.py").kill()
+        server = farm.serve("squares.py")
+        server.kill()
+        server.wait()
         agent = farm.agent("squares.py")
         agent.wait_for(rf"waiting up to 300 s .*: by access file {farm.access}: 127\.0\.0\.1:\d+: ")
         server = farm.serve("squares.py")

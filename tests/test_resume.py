@@ -39,7 +39,8 @@ class Farm:
         return Program(self.script, options, self.folder, environ=environment(self.folder))
 
     def serve(self) -> Program:
-        options = ("--server", "--port", self.port, "--bind", "127.0.0.1", "--no-progress")
+        network = ("--server", "--port", self.port, "--bind", "127.0.0.1")
+        options = (*network, "--no-progress", "--no-speculate")
         return self.start(*options, "--journal", str(self.journal))
 
     def agent(self, *options: str) -> Program:
