@@ -11,7 +11,7 @@ T = TypeVar("T")
 _PAUSE_S = 0.005
 
 
-def wait_until(condition: Callable[[], T | Literal[False] | None], timeout: float = 30) -> T:
+def wait_until(condition: Callable[[], T | Literal[False] | None], timeout: float = 60) -> T:
     """Wait until the condition gives something true, and return that; at most so many seconds.
 
     Raises

@@ -108,11 +108,11 @@ class Program:
         """Do as a terminal does after Ctrl-C: a SIGINT to the whole foreground process group."""
         os.killpg(self.pid, signal.SIGINT)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """Wait for its end and return its exit status."""
         return self._process.wait(timeout)
 
-    def wait_for(self, pattern: str, timeout: float = 60) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 120) -> re.Match[str]:
         """Wait until standard error has a match of ``pattern``.
 
         Raises
