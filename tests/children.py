@@ -20,7 +20,7 @@ import pytest
 from parasnake import processes
 from parasnake.processes import Child, Death, Method
 
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 
 StartChild = Callable[..., Child]
 RunScript = Callable[..., list[str]]

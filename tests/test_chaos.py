@@ -176,7 +176,7 @@ def test_the_only_agent_is_killed_and_replaced(start: Start) -> None:
 
 def test_an_agent_that_is_stopped_for_long_is_lost_and_comes_back(start: Start) -> None:
     seed = seed_that_begins(long_stop)
-    options = ("--count", "400", "--heartbeat-timeout", "1.5")
+    options = ("--count", "800", "--heartbeat-timeout", "1.5")
     run = start("by_hand.py", *options, "--local", "4", "--chaos", seed)
     assert run.wait() == 0, run.err
     assert run.out == "True\n"
@@ -185,7 +185,7 @@ def test_an_agent_that_is_stopped_for_long_is_lost_and_comes_back(start: Start) 
 
 def test_pi_has_the_same_digits(tmp_path: Path) -> None:
     outputs = set()
-    for chaos in ([], ["--chaos", "1"]):
+    for chaos in ([], ["--chaos", seed_for(Kind.KILL_WORKER)]):
         options = ["--local", "4", *chaos]
         with Program(EXAMPLES / "pi.py", options, tmp_path, environ=environment(tmp_path)) as run:
             assert run.wait() == 0, run.err
@@ -211,7 +211,16 @@ def test_many_small_tasks(start: Start, kind: Kind) -> None:
 
 
 def test_a_strike_counts_for_no_task(start: Start, image: str) -> None:
-    options = ("--max-attempts", "1", "--max-losses", "1", "--local", "3")
+    options = (
+        "--max-attempts",
+        "1",
+        "--max-losses",
+        "1",
+        "--local",
+        "3",
+        "--heartbeat-timeout",
+        "10",
+    )
     run = start("rows.py", *options, "--chaos", seed_for(Kind.KILL_WORKER))
     assert run.wait() == 0, run.err
     assert run.out == image
@@ -253,7 +262,7 @@ def test_nothing_is_left_stopped(start: Start, tmp_path: Path, how: str, kind: K
     seed = seed_that_begins(long_stop) if kind is Kind.STOP_AGENT else seed_for(kind)
     options = ("--local", "2", "--chaos", seed, "--heartbeat-timeout", "60")
     run = start("patient.py", "--count", "2", *options)
-    wait_until(lambda: len(started(tmp_path)) == 2)
+    wait_until(lambda: len(started(tmp_path)) >= 2)  # chaos may have struck once more
     run.wait_for(f"chaos: {kind.value} .*for ")
     if how == "kill -9":
         run.kill()

@@ -146,14 +146,14 @@ class TestNoServer:
     def test_it_says_so_once_and_gives_up(self, start: Start) -> None:
         port = free_port()
         agent = start(
-            "squares.py", "--ip", "localhost", "--port", str(port), "--connect-timeout", "1"
+            "squares.py", "--ip", "localhost", "--port", str(port), "--connect-timeout", "3"
         )
         assert agent.wait() == 3
         waiting, error = agent.err.splitlines()
-        assert "waiting up to 1 s for the server: " in waiting
+        assert "waiting up to 3 s for the server: " in waiting
         for line in (waiting, error):
             assert f"127.0.0.1:{port}: Connection refused" in line
-        assert error.startswith("squares.py: error: no server within 1 s")
+        assert error.startswith("squares.py: error: no server within 3 s")
 
     def test_every_address_is_told(self, start: Start) -> None:
         wanted = {
@@ -348,7 +348,7 @@ class TestProcess:
         ],
     )
     def test_it_fails_for_good(self, start: Start, deed: str, cause: str, attempts: int) -> None:
-        run = start("deeds.py", "--local", "2", "--deed", deed)
+        run = start("deeds.py", "--local", "2", "--deed", deed, "--no-speculate")
         assert run.wait() == 1
         assert run.out == ""
         error = run.err.splitlines()[-1]
@@ -440,12 +440,12 @@ class TestProcess:
     ) -> None:
         os.mkfifo(tmp_path / "pipe")
         reader = os.open(tmp_path / "pipe", os.O_RDWR)
-        server, node = serve(start, "flood.py", "--heartbeat-timeout", "1.5")
+        server, node = serve(start, "flood.py", "--heartbeat-timeout", "4")
         shell = ("/bin/sh", "-c", 'exec "$0" "$@" >pipe', sys.executable)
         agent = start("flood.py", *node, python=shell)
         wait_until((tmp_path / "printing").exists)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: False, timeout=2.5)  # that is: longer than the heartbeat timeout
+            wait_until(lambda: False, timeout=5)  # that is: longer than the heartbeat timeout
         assert not server.out, "the worker waits for somebody to read"
         text = b""
         while text.count(b"\n") < 20_000:
@@ -540,7 +540,7 @@ class TestLostAgents:
         try:
             lost = server.wait_for(r"lost .*")[0]
             assert f"pid {frozen.pid}" in lost
-            assert "nothing heard for 2 s (heartbeat_timeout)" in lost
+            assert re.search(r"nothing heard for \d+ s \(heartbeat_timeout\)", lost)
             other = start("patient.py", *node)
             wait_until(lambda: started(tmp_path, 0) - old)
             (tmp_path / "go").touch()
@@ -575,7 +575,7 @@ class TestLostAgents:
 
     def test_a_batch_systems_time_limit_is_named(self, start: Start, tmp_path: Path) -> None:
         server, node = serve(start, "patient.py")
-        slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 20)}
+        slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 120)}
         first = start("patient.py", *node, **slurm)
         wait_until(lambda: started(tmp_path, 0))
         first.send(signal.SIGCONT)
@@ -609,7 +609,7 @@ class TestLostAgents:
         old = wait_until(lambda: started(tmp_path))
         (agent,) = psutil.Process(run.pid).children()
         agent.suspend()
-        run.wait_for("nothing heard for 2 s")
+        run.wait_for(r"nothing heard for \d+ s")
         agent.resume()
         run.wait_for("is back")
         (tmp_path / "go").touch()
@@ -728,13 +728,13 @@ class TestSignalsAtTheServer:
         wait_until(lambda: gone(agent))
 
     def test_one_that_was_stopped_for_long_loses_nobody(self, start: Start, tmp_path: Path) -> None:
-        server, node = serve(start, "patient.py", "--heartbeat-timeout", "1.5")
+        server, node = serve(start, "patient.py", "--heartbeat-timeout", "4")
         agents = [start("patient.py", *node) for _ in range(2)]
         wait_until(lambda: started(tmp_path))
         server.wait_for("(?s)(joined.*){2}")
         server.send(signal.SIGSTOP)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: False, timeout=2.5)  # that is: longer than the heartbeat timeout
+            wait_until(lambda: False, timeout=5)  # that is: longer than the heartbeat timeout
         server.send(signal.SIGCONT)
         (tmp_path / "go").touch()
         assert server.wait() == 0
@@ -771,7 +771,7 @@ class TestSignalsAtTheServer:
 class TestBusyUserCode:
     @pytest.mark.parametrize("local", [True, False])
     def test_process_holds_the_gil(self, start: Start, local: bool) -> None:
-        options = ("--hold", "4", "--count", "2", "--heartbeat-timeout", "1.5")
+        options = ("--hold", "4", "--count", "2", "--heartbeat-timeout", "3")
         if local:
             server = start("busy.py", *options, "--local", "2")
         else:
@@ -783,10 +783,14 @@ class TestBusyUserCode:
         assert "0 retries" in server.err.splitlines()[-1]
         assert "WARNING" not in server.err
 
-    def test_a_slow_result_hook_while_large_results_queue_up(self, start: Start) -> None:
-        options = ("--merge", "5", "--bytes", str(5_000_000), "--count", "12")
-        server, node = serve(start, "busy.py", *options, "--heartbeat-timeout", "1.5")
+    def test_a_slow_result_hook_while_large_results_queue_up(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        options = ("--gate", "--merge", "5", "--bytes", str(5_000_000), "--count", "12")
+        server, node = serve(start, "busy.py", *options, "--heartbeat-timeout", "4")
         agents = [start("busy.py", *node, *options) for _ in range(2)]
+        server.wait_for("(?s)(joined.*){2}")
+        (tmp_path / "go").touch()
         assert server.wait() == 0, server.err
         for agent in agents:
             assert agent.wait() == 0, agent.err
@@ -797,7 +801,7 @@ class TestBusyUserCode:
 
 class TestWorkers:
     def test_forked_twins_draw_different_numbers(self, start: Start) -> None:
-        run = start("draws.py", "--local", "4", "--start-method", "fork")
+        run = start("draws.py", "--local", "4", "--start-method", "fork", "--no-speculate")
         assert run.wait() == 0, run.err
         assert run.out == "4 4 4\n"
 

@@ -274,7 +274,7 @@ class TestInitData:
 
         merged: list[bool] = []
         app.result(merged.append)
-        run(app, 3)
+        run(app, 3, speculate=False)
         assert all(merged)
         assert len(set(given)) == len(given) <= 3
 
@@ -384,9 +384,9 @@ class TestSlowHooks:
             merged.append(n)
             if len(merged) > 50 and len(both_wait) < 2:
                 both_wait.append(True)
-                threading.Event().wait(1.5)
+                threading.Event().wait(3.5)
 
-        run(app, 2, heartbeat_timeout=1)
+        run(app, 2, heartbeat_timeout=3)
         assert sorted(merged) == list(range(200))
         assert "WARNING" not in log.text
 
@@ -526,7 +526,7 @@ class TestLostNodes:
 
         app.result(owners.append)
         app.node_timeout(lost.append)
-        run(app, 2)
+        run(app, 2, speculate=False)
         assert sorted(data for data, _ in owners) == list(range(20))
         assert [str(node_id) for node_id in lost] == [(tmp_path / "who").read_text()]
         assert lost[0] not in {node for data, node in owners if data == 7}
@@ -1015,7 +1015,7 @@ class TestSummary:
             return n
 
         app.failed(lambda data: None)
-        run(app, 2, max_attempts=2)
+        run(app, 2, max_attempts=2, speculate=False)
         summary = log.messages[-1]
         assert summary.startswith("test: 29 tasks merged in ")
         for part in (

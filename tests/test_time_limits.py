@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def test_a_job_on_nodes_that_live_shortly_loses_nothing(start: Start) -> None:
         )
         return False
 
-    wait_until(is_over)
+    wait_until(is_over, 240)
     assert (server.wait(), server.out) == (0, "True\n"), server.err
     assert "0 retries" in server.err.splitlines()[-1]
-    assert "WARNING" not in server.err
+    assert "WARNING" not in re.sub("WARNING.* tasks take longer than", "", server.err)
     assert "too little time left for another task" in server.err, "before their time is over"
     over = [agent for agent in agents if "left after" in agent.err and "job is" not in agent.err]
     assert len(over) >= 2
@@ -90,7 +91,8 @@ def test_many_signals_on_end_are_one_reason_to_go(start: Start, tmp_path: Path) 
     old = wait_until(lambda: started(tmp_path, 0))
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGXCPU):
         first.send(number)
-    assert first.wait() > 128
+    status = first.wait()  # the last may come when its handlers are gone already
+    assert status > 128 or -status in (signal.SIGTERM, signal.SIGXCPU)
     server.wait_for(r"left: stopped by signal \d+; 1 of its tasks will run elsewhere")
     second = start("patient.py", *node)
     wait_until(lambda: started(tmp_path, 0) - old)
@@ -100,8 +102,8 @@ def test_many_signals_on_end_are_one_reason_to_go(start: Start, tmp_path: Path) 
 
 def test_the_end_of_a_batch_job_is_heeded(start: Start, tmp_path: Path) -> None:
     server, node = serve(start, "patient.py")
-    end = str(int(time.time()) + 8)  # it goes some seconds earlier
-    agent = start("patient.py", *node, SLURM_JOB_ID="4711", SLURM_JOB_END_TIME=end)
+    # It goes some seconds earlier.
+    agent = start("patient.py", *node, PBS_JOBID="4711", PBS_WALLTIME="12")
     wait_until(lambda: started(tmp_path, 0))
     server.wait_for("left: its time limit is over; 1 of its tasks will run elsewhere")
     assert agent.wait() == 0
@@ -109,11 +111,14 @@ def test_the_end_of_a_batch_job_is_heeded(start: Start, tmp_path: Path) -> None:
 
 def test_slurm_is_asked_if_the_environment_does_not_tell(start: Start, tmp_path: Path) -> None:
     """By a command that it brings: here is one that answers likewise."""
-    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 8))
     tool = tmp_path / "bin" / "scontrol"
     tool.parent.mkdir()
     tool.write_text(
-        f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\necho "JobId=4 EndTime={end} X=1"\n'
+        f"#!{sys.executable}\n"
+        "import sys, time\n"
+        f"print(*sys.argv[1:], file=open('{tmp_path}/asked', 'w'))\n"
+        "end = time.localtime(time.time() + 12)\n"
+        "print(time.strftime('JobId=4 EndTime=%Y-%m-%dT%H:%M:%S X=1', end))\n"
     )
     tool.chmod(0o755)
     path = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"

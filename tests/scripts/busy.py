@@ -1,13 +1,15 @@
 """User code that takes far longer than the heartbeat timeout: on the node, or on the server.
 
 ``--hold S``: process holds the GIL for S seconds, as C code may do. ``--merge S``: the first call of
-the result hook takes S seconds, while large results wait.
+the result hook takes S seconds, while large results wait. ``--gate``: there is nothing to do before
+there is a file ``go``.
 """
 
 import argparse
 import ctypes
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from parasnake import Parasnake
 
@@ -16,7 +18,9 @@ merged = 0
 
 
 @app.new_data
-def numbers() -> Iterator[int]:
+def numbers() -> Iterator[int | None]:
+    while app.args.gate and not Path("go").exists():
+        yield None
     yield from range(app.args.count)
 
 
@@ -47,5 +51,6 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=2)
     parser.add_argument("--hold", type=float, default=0)
     parser.add_argument("--merge", type=float, default=0)
+    parser.add_argument("--gate", action="store_true")
     parser.add_argument("--bytes", type=int, default=10)
     app.main(parser)

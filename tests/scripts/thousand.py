@@ -2,7 +2,7 @@
 
 The parts are ``first`` and ``second``; after the second the job is done. It makes the file
 ``first.begun`` when a tenth of the first part is merged, ``first.done`` at its end, and the same for
-the second. Prints the sum of squares.
+the second. Prints the sum of squares. ``--gate``: half of the second part waits for a file ``rest``.
 """
 
 import argparse
@@ -21,9 +21,16 @@ def numbers() -> Iterator[int | None]:
     for part in ("first", "second"):
         while not Path(part).exists():
             yield None
-        for _ in range(app.args.tasks):
+        for number in range(app.args.tasks):
+            while app.args.gate and is_the_middle(part, number) and not Path("rest").exists():
+                yield None
             yield handed_out
             handed_out += 1
+
+
+def is_the_middle(part: str, number: int) -> bool:
+    """Of the second part."""
+    return part == "second" and 2 * number == app.args.tasks
 
 
 @app.process
@@ -50,4 +57,5 @@ def report() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--gate", action="store_true")
     app.main(parser)
