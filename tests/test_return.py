@@ -147,6 +147,6 @@ class TestTheServerIsKilled:
         server.kill()
         agent.wait_for("workers go on")
         agent.send(number)
-        assert agent.wait(20) == 128 + number
+        assert agent.wait() == 128 + number
         assert "Traceback" not in agent.err
         wait_until(lambda: gone(agent))
