@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 FOLDER = Path(__file__).parent / "benchmarks"
 COMPARE = FOLDER / "compare.py"
 PEERS = {"parasnake": "Parasnake", "pool": "ProcessPoolExecutor"}

@@ -26,7 +26,7 @@ from parasnake.errors import ConfigurationError
 from parasnake.journal import Facts, Journal
 from parasnake.payload import dumps
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("unmeasured")]
 
 __all__ = ["start"]  # a fixture
 

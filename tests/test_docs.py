@@ -32,6 +32,8 @@ from parasnake import Config, Parasnake, cli, errors, gate, hooks
 from parasnake.config import ENVIRONMENT_PREFIX
 from parasnake.core import messages, noise, records, session
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]

@@ -31,6 +31,8 @@ from parasnake.core.journal import Merged
 from parasnake.core.seeds import job_seed, task_seed
 from parasnake.journal import Stored
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MANDELBROT = EXAMPLES / "mandelbrot.py"
 ALL = sorted(path for path in EXAMPLES.rglob("*.py") if path.read_text().startswith("#!"))

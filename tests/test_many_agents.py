@@ -17,7 +17,7 @@ from many_agents import Crowd
 from parasnake.core.journal import Merged
 from parasnake.journal import Stored
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("unmeasured")]
 
 AGENTS = int(os.environ.get("MANY_AGENTS", "300"))
 STAY = AGENTS // 4

@@ -16,6 +16,8 @@ from helpers import wait_until
 from PIL import Image
 from programs import Program, environment
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 PROGRAMS = Path(__file__).parent / "programs_0_1"
 KEY = "a key that has exactly 32 bytes!"
 

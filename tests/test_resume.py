@@ -17,6 +17,8 @@ from programs import Program, environment
 from parasnake.core.journal import Checkpoint, Entry, Merged, SentHome
 from parasnake.journal import Stored
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
 
 

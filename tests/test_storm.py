@@ -24,7 +24,7 @@ from parasnake.core.journal import Merged
 from parasnake.core.tasks import LOOK_AHEAD_S
 from parasnake.journal import Stored
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("unmeasured")]
 
 SCRIPT = Path(__file__).parent / "scripts" / "rows.py"
 AGENTS, WORKERS = 3, 2
