@@ -211,17 +211,8 @@ def test_many_small_tasks(start: Start, kind: Kind) -> None:
 
 
 def test_a_strike_counts_for_no_task(start: Start, image: str) -> None:
-    options = (
-        "--max-attempts",
-        "1",
-        "--max-losses",
-        "1",
-        "--local",
-        "3",
-        "--heartbeat-timeout",
-        "10",
-    )
-    run = start("rows.py", *options, "--chaos", seed_for(Kind.KILL_WORKER))
+    options = ("--max-attempts", "1", "--max-losses", "1", "--heartbeat-timeout", "10")
+    run = start("rows.py", *options, "--local", "3", "--chaos", seed_for(Kind.KILL_WORKER))
     assert run.wait() == 0, run.err
     assert run.out == image
     assert number_of_strikes(run) > 0

@@ -11,7 +11,8 @@ import pytest
 from heavy import HUGE_BYTES
 from programs import Program, environment
 
-pytestmark = pytest.mark.once
+# Rates and memory would be those of the measurement of coverage.
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("unmeasured")]
 
 HEAVY = Path(__file__).parent / "heavy.py"
 MEGABYTE = 1 << 20
@@ -19,16 +20,10 @@ TRIES = 3
 """A busy machine may disturb a measurement: the best of so many counts."""
 
 
-def unmeasured(folder: Path) -> dict[str, str]:
-    """An environment in which coverage is not measured: rates and memory would be those of that."""
-    own = environment(folder)
-    return {name: text for name, text in own.items() if not name.startswith("COVERAGE_PROCESS")}
-
-
 def run_local(folder: Path, job: str) -> dict[str, Any]:
     """Run a job with two workers here; return what it says of itself."""
     options = [job, "--local=2"]
-    with Program(HEAVY, options, folder, environ=unmeasured(folder)) as program:
+    with Program(HEAVY, options, folder, environ=environment(folder)) as program:
         assert program.wait(120) == 0, program.err
         report: dict[str, Any] = json.loads(program.out)
     assert report["right"]
@@ -60,7 +55,7 @@ def test_many_large_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bytes", "array"])
 def test_a_huge_object_there_and_back(tmp_path: Path, kind: str) -> None:
     """It arrives whole, in less than three times its memory, and other nodes work meanwhile."""
-    environ = unmeasured(tmp_path)
+    environ = environment(tmp_path)
     with contextlib.ExitStack() as stack:
 
         def start(*options: str) -> Program:
