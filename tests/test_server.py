@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from helpers import wait_until
 
 from parasnake import (
     HookError,
@@ -364,6 +365,29 @@ class TestResult:
         assert {data: owner for data, (_, owner) in merged.items()} == out
         computed_by, owner = merged[2]
         assert computed_by != owner
+
+    def test_a_slow_task_does_not_hold_back_the_results_before_it(
+        self, app: Parasnake, tmp_path: Path
+    ) -> None:
+        """Neither where many travel together: it ends when all those of its node are merged."""
+        numbers(app, 300)
+
+        @app.process
+        def work(n: int) -> int:
+            if n == 200:
+                wait_until((tmp_path / "merged").exists)
+            return n
+
+        merged: list[int] = []
+
+        @app.result
+        def merge(n: int) -> None:
+            merged.append(n)
+            if len(merged) == 200:
+                (tmp_path / "merged").touch()
+
+        run(app, 1)
+        assert merged == list(range(300))
 
 
 class TestSlowHooks:
